@@ -1,0 +1,65 @@
+# Everything here needs python3.11 (or newer), pip and make; the first target to run installs the rest into $(VENV).
+#
+#   VENV      where to install
+#   PYTHON    which interpreter to install with
+#   TORCH     which torch pip installs, with any options of that one pip call:
+#             make install TORCH="torch==2.13.0 --index-url URL"
+#   PIP_ARGS  options of every pip call
+#
+# After a change of TORCH or PYTHON, remove $(VENV) first.
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+
+NUM_WORKERS ?= 2
+PYTEST := $(VENV)/bin/python -m pytest
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast doctest lint format docs clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '%-12s%s\n' "$$name" "$$text"; done
+
+install: $(STAMP)  ## install streamplan and its tools into $(VENV), once and when pyproject.toml changes
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; v_ok = sys.version_info >= (3, 11); \
+		sys.exit(0 if v_ok else f"streamplan needs Python 3.11 or newer; $(PYTHON) is {v}: set PYTHON")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) $(TORCH)
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## run the quickstart example
+	$(VENV)/bin/python examples/quickstart.py
+
+test: lint docs doctest  ## everything a change must pass: lint, docs, doctests, tests
+	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz"
+
+test-fast: $(STAMP)  ## tests alone, without the slow ones
+	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz and not slow"
+
+doctest: $(STAMP)  ## the examples in docstrings
+	$(PYTEST) --doctest-modules src/streamplan
+
+lint: $(STAMP)  ## formatting, lint, types and layers
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(STAMP)  ## format the code and fix what ruff can fix
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix --exit-zero .
+
+docs: $(STAMP)  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+clean:  ## remove what the other targets made, except $(VENV)
+	rm -rf site dist build demo-output
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,118 @@
+"""Which calls of a graph are local, and why the others are not.
+
+Calls are visited in order. A call that reads no map is INDEPENDENT; one that reads a map behind a barrier is RESIDENT;
+any other is asked of its rule. A call without a rule is UNKNOWN: it is never treated as local and never as free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamplan.ir import INPUT, Graph, OpCall, TensorSpec
+from streamplan.rules import REASONS, Locality, MapSpec, RuleContext, Verdict, rule_for
+
+
+@dataclass(frozen=True)
+class LocalityFacts:
+    """What `classify_locality` found out."""
+
+    verdicts: Mapping[str, Verdict]
+    """One verdict per call."""
+    maps: Mapping[str, MapSpec]
+    """Layout of every value of the maximal local prefix, the input maps included."""
+    input_maps: tuple[str, ...]
+    """The model's inputs that are maps; the others are small tensors."""
+
+    @property
+    def num_axes(self) -> int:
+        """Number of image axes."""
+        return len(self.maps[self.input_maps[0]].dims)
+
+    def is_streamable(self, name: str) -> bool:
+        """Whether the value lies in the maximal local prefix (input maps excluded)."""
+        return name in self.maps and name not in self.input_maps
+
+
+def classify_locality(graph: Graph) -> LocalityFacts:
+    """Classify every call of `graph`; a model without a map among its inputs has no local prefix."""
+    verdicts: dict[str, Verdict] = {}
+    maps: dict[str, MapSpec] = {}
+    input_maps = _input_maps(graph)
+    for name in input_maps:
+        spec = graph[name].output
+        assert spec is not None
+        maps[name] = MapSpec(spec.shape, tuple(range(2, len(spec.shape))))
+    for call in graph.calls:
+        verdict = _classify_call(graph, call, maps, verdicts)
+        verdicts[call.name] = verdict
+        if verdict.locality.is_local and call.name not in maps and call.output is not None:
+            dims = _output_dims(graph, call, maps)
+            maps[call.name] = MapSpec(call.output.shape, dims)
+    return LocalityFacts(verdicts, maps, input_maps)
+
+
+def rule_context(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec]) -> RuleContext:
+    """The context a rule sees of a call: the maps it reads, and the shapes of the other tensors."""
+    smalls: dict[str, TensorSpec] = {path: graph.attributes[path] for path in call.attributes}
+    for name in call.inputs:
+        spec = graph[name].output
+        if name not in maps and spec is not None:
+            smalls[name] = spec
+    return RuleContext(call, {name: maps[name] for name in call.inputs if name in maps}, smalls)
+
+
+def freeze_batch_norms(graph: Graph) -> Graph:
+    """The graph with every BatchNorm that keeps running statistics in eval mode."""
+
+    def frozen(call: OpCall) -> OpCall:
+        if call.op != "batch_norm" or call.arguments["running_mean"] is None:
+            return call
+        return dataclasses.replace(call, arguments={**call.arguments, "training": False})
+
+    return dataclasses.replace(graph, calls=tuple(frozen(call) for call in graph.calls))
+
+
+def _input_maps(graph: Graph) -> tuple[str, ...]:
+    """Inputs of the rank of the first one, from three dimensions on: (batch, channels, axis 0, ...)."""
+    ranked = [call for call in graph.inputs if call.output is not None and len(call.output.shape) >= 3]
+    if not ranked:
+        return ()
+    first = ranked[0].output
+    assert first is not None
+    return tuple(call.name for call in ranked if call.output and len(call.output.shape) == len(first.shape))
+
+
+def _classify_call(
+    graph: Graph, call: OpCall, maps: Mapping[str, MapSpec], verdicts: Mapping[str, Verdict]
+) -> Verdict:
+    if call.op == INPUT:
+        if call.name in maps:
+            return Verdict(Locality.POINTWISE, "the image")
+        return Verdict(Locality.INDEPENDENT, "an argument without the image's axes")
+    behind = [name for name in call.inputs if name not in maps and not _is_independent(verdicts[name])]
+    if behind:
+        return Verdict(Locality.RESIDENT, f"it reads {behind[0]}, which is not local")
+    if not any(name in maps for name in call.inputs):
+        return Verdict(Locality.INDEPENDENT, "it does not read the image")
+    if call.remark:
+        return Verdict(Locality.UNKNOWN, call.remark)
+    if call.op in REASONS:
+        return Verdict(Locality.GLOBAL, REASONS[call.op])
+    rule = rule_for(call.op)
+    if rule is None:
+        return Verdict(Locality.UNKNOWN, "no locality rule is registered, so its output may read the whole input")
+    if call.output is None:
+        return Verdict(Locality.UNKNOWN, "it does not return one tensor")
+    return rule.classify(rule_context(graph, call, maps))
+
+
+def _is_independent(verdict: Verdict) -> bool:
+    return verdict.locality is Locality.INDEPENDENT
+
+
+def _output_dims(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec]) -> tuple[int, ...]:
+    rule = rule_for(call.op)
+    assert rule is not None
+    return rule.output_dims(rule_context(graph, call, maps))

@@ -1,0 +1,164 @@
+"""Emit the program of a cut net.
+
+Three functions, whatever the tile: what differs between tiles is data, handed in as `t`.
+
+    prologue(self, ...)      small tensors the tiles need, by name; ordinary autograd runs through it
+    tile(t, w, image)        the streamed part on one tile's region; returns the tile's blocks of the cut
+    head(self, cut, ...)     the resident part
+
+The text is a function of graph, cut and layout alone: equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from streamplan.analysis.cuts import Cut
+from streamplan.analysis.locality import LocalityFacts, rule_context
+from streamplan.analysis.regions import StreamedPart
+from streamplan.codegen.subgraph import FunctionSource, function_source, import_lines
+from streamplan.codegen.writer import TileWriter, identifier
+from streamplan.ir import Graph, OpCall
+from streamplan.rules import Locality, rule_for
+
+_COMMENT_COLUMN = 100
+"""Column the comments of the tile function start at, where the code leaves room."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Source of a cut net, and how its functions are called."""
+
+    source: str
+    """The whole text."""
+    globals: Mapping[str, Any]
+    """Objects that the head's global names stand for."""
+    attributes: tuple[str, ...]
+    """Model attributes that the tiles read, by path."""
+    prologue_inputs: tuple[str, ...]
+    """Model inputs that `prologue` takes."""
+    prologue_values: tuple[str, ...]
+    """Values that `prologue` returns, in order."""
+    prologue_smalls: tuple[str, ...]
+    """Those of them that the tiles read, and model inputs that the tiles read as small tensors."""
+    head_inputs: tuple[str, ...]
+    """Values that `head` takes: cut values, model inputs, prologue values."""
+
+
+def emit_program(
+    graph: Graph, facts: LocalityFacts, cut: Cut, part: StreamedPart, traced: fx.Graph, title: str
+) -> Program:
+    """Write the program of `graph` cut at `cut`.
+
+    Args:
+        graph: The canonical graph.
+        facts: Its localities.
+        cut: The cut.
+        part: Its streamed part.
+        traced: The fx graph that `graph` was lowered from; node names are call names.
+        title: First line of the program: model and input size.
+    """
+    streamed = [graph[name] for name in part.order]
+    attributes = tuple(dict.fromkeys(path for call in streamed for path in call.attributes))
+    smalls = tuple(dict.fromkeys(n for call in streamed for n in call.inputs if n not in part.extents))
+    early = _independent_ancestors(graph, facts, smalls)
+    prologue, prologue_inputs, prologue_values = _prologue(graph, cut, traced, early, smalls)
+    head, head_inputs = _head(graph, cut, traced, early)
+    names = {**prologue.globals, **head.globals}
+    sections = [
+        _header(title, names),
+        prologue.text,
+        _tile_source(graph, facts, part),
+        head.text,
+    ]
+    source = "\n\n".join(section.rstrip() + "\n" for section in sections)
+    return Program(source, names, attributes, prologue_inputs, prologue_values, smalls, head_inputs)
+
+
+def _header(title: str, names: Mapping[str, Any]) -> str:
+    lines = [f'"""{title}"""', "", *import_lines(names), "import torch", "import torch.nn.functional as F"]
+    if "from math import inf" not in lines:
+        lines.insert(2, "from math import inf")
+    return "\n".join(lines) + "\n"
+
+
+def _independent_ancestors(graph: Graph, facts: LocalityFacts, names: Sequence[str]) -> frozenset[str]:
+    """Calls without the image that the given values are computed from, model inputs excluded."""
+    found: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in found and graph[name].op != "input":
+            assert facts.verdicts[name].locality is Locality.INDEPENDENT, name
+            found.add(name)
+            pending.extend(graph[name].inputs)
+    return frozenset(found)
+
+
+def _prologue(
+    graph: Graph, cut: Cut, traced: fx.Graph, early: frozenset[str], smalls: Sequence[str]
+) -> tuple[FunctionSource, tuple[str, ...], tuple[str, ...]]:
+    """The function that computes the small tensors, its inputs, and the values it returns."""
+    late = [c for c in graph.calls if c.name not in early and c.name not in cut.streamed]
+    read_late = {name for call in late for name in call.inputs} | set(graph.outputs)
+    wanted = read_late | set(smalls)
+    values = tuple(call.name for call in graph.calls if call.name in early and call.name in wanted)
+    inputs = tuple(call.name for call in graph.inputs if any(call.name in graph[name].inputs for name in early))
+    nodes = _closure(traced, early, stop=frozenset(inputs))
+    by_name = {node.name: node for node in traced.nodes}
+    result = tuple(by_name[name] for name in values)
+    return function_source(traced, "prologue", inputs, nodes.__contains__, result), inputs, values
+
+
+def _head(graph: Graph, cut: Cut, traced: fx.Graph, early: frozenset[str]) -> tuple[FunctionSource, tuple[str, ...]]:
+    """The function that computes the rest of the net, and its inputs."""
+    known = cut.streamed | early | {call.name for call in graph.inputs}
+    late = [call for call in graph.calls if call.name not in known]
+    needed = {name for call in late for name in call.inputs} | set(graph.outputs)
+    inputs = tuple(call.name for call in graph.calls if call.name in known and call.name in needed)
+    nodes = _closure(traced, frozenset(call.name for call in late), stop=frozenset(known))
+    output = next(node for node in traced.nodes if node.op == "output")
+    return function_source(traced, "head", inputs, nodes.__contains__, output.args[0]), inputs
+
+
+def _closure(traced: fx.Graph, names: frozenset[str], stop: frozenset[str]) -> frozenset[fx.Node]:
+    """The named nodes and the attribute reads and container items among the nodes they are computed from."""
+    pending = [node for node in traced.nodes if node.name in names]
+    found: set[fx.Node] = set()
+    while pending:
+        node = pending.pop()
+        if node in found or node.name in stop:
+            continue
+        found.add(node)
+        pending.extend(node.all_input_nodes)
+    return frozenset(found)
+
+
+def _tile_source(graph: Graph, facts: LocalityFacts, part: StreamedPart) -> str:
+    last_reader = {edge.source: edge.reader for edge in part.edges}
+    arguments = ", ".join(("t", "w", *(identifier(name) for name in part.input_maps)))
+    lines = [f"def tile({arguments}):"]
+    for name in part.order:
+        call = graph[name]
+        freed = [s for s, reader in last_reader.items() if reader == name and s not in part.frontier]
+        lines.append(_call_line(graph, facts, part, call, freed))
+    blocks = ", ".join(f't.block({identifier(name)}, "{name}")' for name in part.frontier)
+    lines.append(f"    return ({blocks},)")
+    return "\n".join(lines) + "\n"
+
+
+def _call_line(graph: Graph, facts: LocalityFacts, part: StreamedPart, call: OpCall, freed: Sequence[str]) -> str:
+    rule = rule_for(call.op)
+    assert rule is not None
+    expression = rule.emit(rule_context(graph, call, facts.maps), TileWriter(call, part))
+    code = f"    {identifier(call.name)} = {expression}"
+    code += "".join(f"; {identifier(name)} = None" for name in freed if identifier(name) != identifier(call.name))
+    shape = facts.maps[call.name].shape
+    reason = facts.verdicts[call.name].reason if facts.verdicts[call.name].locality is Locality.WINDOWED else ""
+    kind = call.module_type if call.target.endswith(call.module_type or "\0") else call.op
+    comment = "  ".join(text for text in (call.module_path, str(shape), f"{kind} {reason}".strip()) if text)
+    return f"{code:<{_COMMENT_COLUMN}}  # {comment}"

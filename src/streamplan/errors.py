@@ -1,0 +1,120 @@
+"""Every error streamplan raises, in one form: what, where, why, what to do.
+
+    NothingToStreamError: nothing can be streamed: the first operation is global
+      where: flatten (Net), net.py:12: x = torch.flatten(x, 1)
+      why:   flatten mixes positions of the map, so its output reads the whole map
+      do:    move it behind the convolutions
+
+All errors derive from `StreamPlanError`. Where Python or torch would raise a built-in type for the same mistake, the
+class derives from that type too, so `except ValueError` written for the plain net still works.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StreamPlanError(Exception):
+    """Base of all streamplan errors.
+
+    Args:
+        what: The problem in one line, without a trailing period.
+        where: Module path, operation or source line it was found at; "" if it has no place.
+        why: The reason, with the numbers of both sides where numbers are compared.
+        do: What the user can change.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", do: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.why = why
+        self.do = do
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        lines = [self.what]
+        for label, text in (("where:", self.where), ("why:", self.why), ("do:", self.do)):
+            if text:
+                body = text.replace("\n", "\n" + " " * 9)
+                lines.append(f"  {label:<7}{body}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.__dict__.copy())
+
+
+def _rebuild(cls: type[StreamPlanError], state: dict[str, Any]) -> StreamPlanError:
+    """Unpickle without calling the subclass's constructor, whose signature differs."""
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    Exception.__init__(error, error._message())
+    return error
+
+
+class ModelTypeError(StreamPlanError, TypeError):
+    """The thing to stream is not an `nn.Module`."""
+
+
+class InputSizeError(StreamPlanError, ValueError):
+    """The planned input size has the wrong rank, or an extent that is not a positive integer."""
+
+
+class TileSizeError(StreamPlanError, ValueError):
+    """The tile is smaller than the smallest feasible one, or malformed.
+
+    Attributes:
+        smallest_tile_size: The smallest feasible tile size per axis, in input samples; empty if the tile size was
+            malformed rather than too small.
+    """
+
+    def __init__(self, what: str, *, smallest_tile_size: tuple[int, ...] = (), **parts: str) -> None:
+        self.smallest_tile_size = smallest_tile_size
+        super().__init__(what, **parts)
+
+
+class OptionError(StreamPlanError, ValueError):
+    """An option of `compile`, `plan` or `verify` has a value it does not take."""
+
+
+class TracingError(StreamPlanError):
+    """The model could not be traced into a graph."""
+
+
+class TraceMismatchError(TracingError):
+    """The traced graph does not compute what the eager model computes."""
+
+
+class NothingToStreamError(StreamPlanError):
+    """No local operation stands before the first global or unknown one."""
+
+
+class CutError(StreamPlanError, ValueError):
+    """The requested cut does not exist, or does not lie in the local part of the net."""
+
+
+class TrainingBatchNormError(StreamPlanError):
+    """A BatchNorm in training mode, which needs statistics of the whole map, stands in the way of streaming."""
+
+
+class HookError(StreamPlanError):
+    """A module that streamplan does not call carries a hook, which would never fire."""
+
+
+class InputMismatchError(StreamPlanError, ValueError):
+    """A call's input does not fit the plan: another rank, channel count, dtype or argument."""
+
+
+class PlanMismatchError(StreamPlanError, ValueError):
+    """A plan was made for another model, or by another version of the plan format."""
+
+
+class StaleStateError(StreamPlanError, RuntimeError):
+    """A parameter, buffer or input changed between forward and backward; the recomputation would be wrong."""
+
+
+class DoubleBackwardError(StreamPlanError, RuntimeError):
+    """A gradient of a gradient was asked for; the streamed part gives first derivatives only."""
+
+
+class VerificationError(StreamPlanError, AssertionError):
+    """The streamed net differs from the plain net by more than the tolerance."""

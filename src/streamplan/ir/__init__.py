@@ -1,0 +1,25 @@
+"""The intermediate representation: a frozen graph of op calls in canonical form."""
+
+from streamplan.ir.graph import (
+    INPUT,
+    Argument,
+    AttributeRef,
+    Graph,
+    OpCall,
+    SourceLocation,
+    TensorSpec,
+    ValueRef,
+    references,
+)
+
+__all__ = [
+    "INPUT",
+    "Argument",
+    "AttributeRef",
+    "Graph",
+    "OpCall",
+    "SourceLocation",
+    "TensorSpec",
+    "ValueRef",
+    "references",
+]

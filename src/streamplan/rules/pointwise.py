@@ -1,0 +1,187 @@
+"""Operations that read the same position of every map: activations, arithmetic, joins, casts.
+
+    add:  out [a, b) reads [a, b) of both maps; a parameter or a per-channel scale is read whole
+"""
+
+from __future__ import annotations
+
+from streamplan.ir import AttributeRef, ValueRef, references
+from streamplan.rules.arguments import dims_argument, map_reference, positive_dim
+from streamplan.rules.base import POINTWISE, CodeWriter, Locality, Rule, RuleContext, Verdict
+from streamplan.rules.registry import register
+
+UNARY_FUNCTIONS: dict[str, str] = {
+    **{
+        name: f"torch.{name}"
+        for name in (
+            "abs acos asin atan ceil celu clamp clamp_max clamp_min cos cosh erf erfc exp expm1 floor frac log log10 "
+            "log1p log2 logit neg prelu reciprocal relu round rsqrt selu sigmoid sign sin sinh sqrt square tan tanh "
+            "trunc nan_to_num"
+        ).split()
+    },
+    **{
+        name: f"F.{name}"
+        for name in (
+            "elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu6 silu softplus "
+            "softshrink softsign tanhshrink threshold"
+        ).split()
+    },
+}
+"""Canonical activation or function to the callable that computes it."""
+
+INFIX: dict[str, str] = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "pow": "**",
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+}  # fmt: skip
+"""Canonical arithmetic to its Python operator."""
+
+BINARY_FUNCTIONS = ("maximum", "minimum", "atan2", "where", "lerp", "addcmul", "addcdiv")
+"""Elementwise functions of several tensors without an operator."""
+
+
+def _broadcast_problem(ctx: RuleContext) -> str:
+    """Why an elementwise call is not local although its maps are; "" if it is."""
+    rank = len(ctx.output.shape)
+    for name, spec in ctx.maps.items():
+        if len(spec.shape) != rank or spec.dims != ctx.first_map.dims:
+            return f"its maps disagree on which dimensions are the image's ({name})"
+        if spec.extents != tuple(ctx.output.shape[dim] for dim in spec.dims):
+            return f"{name} is broadcast along an image axis"
+    spanning = ctx.small_that_spans(ctx.first_map.dims) if ctx.call.op != "prelu" else ""
+    return f"{spanning} has values of its own for each position of the map" if spanning else ""
+
+
+class Elementwise(Rule):
+    """Arithmetic and functions, position by position, with broadcasting over the other dimensions."""
+
+    summary = "elementwise, broadcasting over batch and channels"
+
+    def classify(self, ctx: RuleContext) -> Verdict:
+        """Pointwise where all maps have the same axes and other operands do not span them."""
+        problem = _broadcast_problem(ctx)
+        return Verdict(Locality.GLOBAL, problem) if problem else POINTWISE
+
+    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
+        """`a + b`, `torch.relu(x)`, `F.leaky_relu(x, negative_slope=0.2)`."""
+        op, arguments = ctx.call.op, dict(ctx.call.arguments)
+        if op in INFIX:
+            left, right = (_operand(arguments[name], ctx, code) for name in ("input", "other"))
+            alpha = arguments.get("alpha", 1)
+            return f"{left} {INFIX[op]} {right}" if alpha == 1 else f"torch.{op}({left}, {right}, alpha={alpha!r})"
+        function = UNARY_FUNCTIONS.get(op, f"torch.{op}")
+        texts = [_operand(arguments.pop("input"), ctx, code)]
+        texts += [f"{name}={_operand(value, ctx, code)}" for name, value in arguments.items()]
+        return f"{function}({', '.join(texts)})"
+
+
+def _operand(argument: object, ctx: RuleContext, code: CodeWriter) -> str:
+    if isinstance(argument, ValueRef) and argument.name in ctx.maps:
+        return code.window(argument)
+    return code.value(argument)
+
+
+class Identity(Rule):
+    """Operations that return their input: Identity, eval-mode dropout, contiguous, clone."""
+
+    summary = "returns its input; Dropout and DropPath in eval mode"
+
+    def classify(self, ctx: RuleContext) -> Verdict:
+        """Pointwise."""
+        return POINTWISE
+
+    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
+        """The value itself, or its detached alias."""
+        source = code.window(map_reference(ctx.call.arguments["input"]))
+        return f"{source}.detach()" if ctx.call.op == "detach" else source
+
+
+class Dropout(Rule):
+    """Dropout: the identity in eval mode, random in training mode."""
+
+    summary = "eval mode; in training mode it is refused"
+
+    def classify(self, ctx: RuleContext) -> Verdict:
+        """Pointwise in eval mode or with p=0."""
+        if ctx.call.arguments["training"] and ctx.call.arguments["p"] > 0:
+            return Verdict(
+                Locality.GLOBAL, "in training mode it draws one random mask for the whole map, which tiles do not share"
+            )
+        return POINTWISE
+
+    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
+        """The value itself."""
+        return code.window(map_reference(ctx.call.arguments["input"]))
+
+
+class Cast(Rule):
+    """Conversion to another dtype."""
+
+    summary = "float(), half(), to(dtype)"
+
+    def classify(self, ctx: RuleContext) -> Verdict:
+        """Pointwise."""
+        return POINTWISE
+
+    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
+        """`x.to(torch.float32)`."""
+        source = code.window(map_reference(ctx.call.arguments["input"]))
+        return f"{source}.to({ctx.output.dtype})"
+
+
+class Concatenation(Rule):
+    """`torch.cat` along a dimension that is not an image axis."""
+
+    summary = "along batch or channels"
+
+    def classify(self, ctx: RuleContext) -> Verdict:
+        """Pointwise along channels; along an image axis positions shift."""
+        dim = positive_dim(int(ctx.call.arguments["dim"]), len(ctx.output.shape))
+        tensors = list(references(ctx.call.arguments["tensors"]))
+        if any(isinstance(ref, AttributeRef) or ref.name not in ctx.maps for ref in tensors):
+            return Verdict(Locality.GLOBAL, "it joins a map with a tensor that is not computed from the image")
+        if any(spec.dims != ctx.first_map.dims for spec in ctx.maps.values()):
+            return Verdict(Locality.GLOBAL, "its maps disagree on which dimensions are the image's")
+        if dim in ctx.first_map.dims:
+            return Verdict(Locality.UNKNOWN, "no rule for joining maps along an image axis")
+        return POINTWISE
+
+    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
+        """`torch.cat([a, b], 1)`."""
+        parts = [code.window(ref) for ref in ctx.call.arguments["tensors"]]
+        return f"torch.cat([{', '.join(parts)}], {ctx.call.arguments['dim']})"
+
+
+class OverChannels(Rule):
+    """Softmax and reductions over dimensions that are not image axes."""
+
+    summary = "over channels, at each position"
+
+    def classify(self, ctx: RuleContext) -> Verdict:
+        """Pointwise if no reduced dimension is an image axis."""
+        dims = dims_argument(ctx.call, len(ctx.first_map.shape))
+        axes = [dim for dim in dims if dim in ctx.first_map.dims]
+        if axes:
+            return Verdict(Locality.GLOBAL, f"it reduces image axes (dimensions {', '.join(map(str, axes))})")
+        return POINTWISE
+
+    def output_dims(self, ctx: RuleContext) -> tuple[int, ...]:
+        """Reduced dimensions disappear unless kept."""
+        if ctx.call.arguments.get("keepdim", True):
+            return ctx.first_map.dims
+        gone = dims_argument(ctx.call, len(ctx.first_map.shape))
+        return tuple(dim - sum(d < dim for d in gone) for dim in ctx.first_map.dims)
+
+    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
+        """`torch.softmax(x, dim=1)`."""
+        arguments = dict(ctx.call.arguments)
+        texts = [code.window(map_reference(arguments.pop("input")))]
+        texts += [f"{name}={code.value(value)}" for name, value in arguments.items() if value is not None]
+        return f"torch.{ctx.call.op}({', '.join(texts)})"
+
+
+register((*UNARY_FUNCTIONS, *INFIX, *BINARY_FUNCTIONS), Elementwise())
+register(("identity", "detach"), Identity())
+register("dropout", Dropout())
+register("to", Cast())
+register("cat", Concatenation())
+register(("softmax", "log_softmax", "sum", "mean", "amax", "amin"), OverChannels())

@@ -1,0 +1,91 @@
+"""Resizing: nearest and linear interpolation in one, two or three axes.
+
+    linear, 3 -> 6, align_corners=False:  out 1 = 3/4 in 0 + 1/4 in 1;   out [1, 3) reads [0, 2)
+
+Positions are computed from *global* coordinates and the *full* sizes, so a tile gets the weights the whole map would
+have. Nearest takes its indices from torch itself, which computes them in float32 and so differs from the integer
+formula (2 -> 82: output 41 reads input 0).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+
+import torch
+
+from streamplan.geometry import AxisMap, IndexTable, LinearResize
+from streamplan.rules.arguments import map_reference
+from streamplan.rules.base import CodeWriter, Locality, Rule, RuleContext, Verdict
+from streamplan.rules.registry import register
+
+_NEAREST = ("nearest", "nearest-exact")
+_LINEAR = ("linear", "bilinear", "trilinear")
+
+
+class Interpolate(Rule):
+    """`F.interpolate` and `nn.Upsample`."""
+
+    summary = "nearest, nearest-exact, linear, bilinear, trilinear; size or scale_factor; both align_corners"
+
+    def classify(self, ctx: RuleContext) -> Verdict:
+        """Windowed for nearest and linear modes."""
+        mode = ctx.call.arguments["mode"]
+        if not ctx.is_channels_first:
+            return Verdict(Locality.UNKNOWN, "an image axis stands in its batch or channel dimension")
+        if ctx.call.arguments["antialias"]:
+            return Verdict(Locality.UNKNOWN, "no rule for antialias=True")
+        if mode not in _NEAREST + _LINEAR:
+            return Verdict(Locality.UNKNOWN, f"no rule for mode={mode!r}")
+        return Verdict(Locality.WINDOWED, f"{mode} to {'x'.join(map(str, ctx.output.shape[2:]))}")
+
+    def axis_maps(self, ctx: RuleContext, name: str) -> tuple[AxisMap, ...]:
+        """A table of nearest positions, or positions and weights, per axis."""
+        mode = ctx.call.arguments["mode"]
+        align_corners = bool(ctx.call.arguments["align_corners"])
+        sizes = zip(ctx.first_map.extents, ctx.output.shape[2:], _scales(ctx), strict=True)
+        if mode in _NEAREST:
+            return tuple(IndexTable(_nearest_table(n_in, n_out, scale, mode)) for n_in, n_out, scale in sizes)
+        return tuple(_linear(n_in, n_out, scale, align_corners) for n_in, n_out, scale in sizes)
+
+    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
+        """`t.gather(x, "up")` or `t.lerp(x, "up")`."""
+        source = code.window(map_reference(ctx.call.arguments["input"]))
+        return code.step("gather" if ctx.call.arguments["mode"] in _NEAREST else "lerp", source)
+
+
+def _scales(ctx: RuleContext) -> tuple[float | None, ...]:
+    """The scale factor torch computes coordinates with, per axis; None where it uses the ratio of the sizes."""
+    arguments = ctx.call.arguments
+    factor = arguments["scale_factor"]
+    if factor is None or arguments["size"] is not None or arguments["recompute_scale_factor"]:
+        return (None,) * ctx.num_axes
+    factors = factor if isinstance(factor, tuple | list) else (factor,) * ctx.num_axes
+    return tuple(float(item) for item in factors)
+
+
+def _linear(n_in: int, n_out: int, scale: float | None, align_corners: bool) -> LinearResize:
+    if n_in == n_out or n_out == 1 == n_in:
+        return LinearResize(num=1, den=1, first=0, extent=n_in)  # torch copies such an axis
+    if align_corners:
+        return LinearResize(num=n_in - 1, den=n_out - 1, first=0, extent=n_in) if n_out > 1 else _first(n_in)
+    ratio = Fraction(n_out, n_in) if scale is None else Fraction(scale)
+    p, q = ratio.numerator, ratio.denominator
+    return LinearResize(num=2 * q, den=2 * p, first=q - p, extent=n_in)
+
+
+def _first(n_in: int) -> LinearResize:
+    """align_corners with one output: position 0."""
+    return LinearResize(num=0, den=1, first=0, extent=n_in)
+
+
+@lru_cache(maxsize=256)
+def _nearest_table(n_in: int, n_out: int, scale: float | None, mode: str) -> tuple[int, ...]:
+    """Input position of each output position, from torch's own kernel."""
+    positions = torch.arange(n_in, dtype=torch.float64)[None, None]
+    resize = torch.ops.aten.upsample_nearest1d if mode == "nearest" else torch.ops.aten._upsample_nearest_exact1d
+    table = resize(positions, [n_out], scale)
+    return tuple(int(index) for index in table[0, 0].tolist())
+
+
+register("interpolate", Interpolate())

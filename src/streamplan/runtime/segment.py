@@ -1,0 +1,64 @@
+"""A streamed segment: maps and small tensors in, maps out, computed tile by tile.
+
+    (maps_in, smalls_in)  ->  maps_out
+
+The segment is data (regions, layouts) and one function, the emitted `tile`; it holds no tensor and no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from streamplan.analysis.regions import StreamedEdge, StreamedPart
+from streamplan.analysis.schedule import AxisSchedule, tile_indices
+from streamplan.ir import TensorSpec
+
+TileFunction = Callable[..., tuple[torch.Tensor, ...]]
+"""`tile(t, w, *maps)`, as emitted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Everything the tile loop needs."""
+
+    part: StreamedPart
+    """Edges and extents of the streamed calls."""
+    schedules: tuple[AxisSchedule, ...]
+    """Steps along each image axis."""
+    dims: Mapping[str, tuple[int, ...]]
+    """Tensor dimension of each image axis, for every value."""
+    outputs: Mapping[str, TensorSpec]
+    """Full-size cut values, in the order `tile` returns them."""
+    smalls: tuple[str, ...]
+    """Names of the small tensors, in the order they are passed."""
+    tile: TileFunction
+    """Computes one tile."""
+
+    @cached_property
+    def edges(self) -> Mapping[tuple[str, str], StreamedEdge]:
+        """Edges by (reader, source)."""
+        return {edge.key: edge for edge in self.part.edges}
+
+    @cached_property
+    def first_source(self) -> Mapping[str, str]:
+        """The first map each call reads."""
+        table: dict[str, str] = {}
+        for edge in self.part.edges:
+            table.setdefault(edge.reader, edge.source)
+        return table
+
+    def tile_indices(self) -> Iterator[tuple[int, ...]]:
+        """Step numbers of every tile, in raster order."""
+        return tile_indices(self.schedules)
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles."""
+        count = 1
+        for schedule in self.schedules:
+            count *= len(schedule.steps)
+        return count

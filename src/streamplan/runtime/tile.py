@@ -1,0 +1,160 @@
+"""The tile at hand: what the emitted program calls to crop, pad and place regions.
+
+A `Tile` turns the integers of one step per axis into slices. Its methods take a tensor that holds a value's region and
+return a tensor; the last argument names the call on whose behalf they act.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from streamplan.analysis.regions import AxisStep
+from streamplan.geometry import (
+    AveragingWindow,
+    AxisMap,
+    FoldedPadding,
+    IndexTable,
+    Interval,
+    LinearResize,
+    ScatterWindow,
+)
+from streamplan.runtime.segment import Segment
+
+_REDUCED = (torch.float16, torch.bfloat16)
+"""Dtypes in which torch interpolates in float32."""
+
+
+class Tile:
+    """Crops, border padding and global positions of one tile."""
+
+    def __init__(self, segment: Segment, index: tuple[int, ...]) -> None:
+        self._segment = segment
+        self.steps: tuple[AxisStep, ...] = tuple(s.steps[i] for s, i in zip(segment.schedules, index, strict=True))
+
+    def slices(self, name: str, *, blocks: bool = False) -> tuple[slice, ...]:
+        """Index of a value's region, or of its block of the cut, in the full-size tensor."""
+        intervals = [(step.blocks if blocks else step.regions)[name] for step in self.steps]
+        dims = self._segment.dims[name]
+        index = [slice(None)] * (max(dims) + 1)
+        for dim, interval in zip(dims, intervals, strict=True):
+            index[dim] = slice(interval.start, interval.stop)
+        return tuple(index)
+
+    def window(self, x: Tensor, reader: str, *, source: str | None = None, fill: float = 0.0) -> Tensor:
+        """What `reader` reads of the region `x`: cropped, and padded with `fill` by what lies outside the map."""
+        key = (reader, source or self._segment.first_source[reader])
+        dims = self._segment.dims[key[1]]
+        border = [(0, 0)] * x.dim()
+        for dim, step in zip(dims, self.steps, strict=True):
+            read = step.reads[key]
+            x = _narrow(x, dim, read.span.relative_to(step.regions[key[1]].start))
+            border[dim] = (read.before, read.after)
+        return pad_constant(x, border, fill)
+
+    def block(self, x: Tensor, name: str) -> Tensor:
+        """The part of a cut value's region that this tile contributes."""
+        for dim, step in zip(self._segment.dims[name], self.steps, strict=True):
+            x = _narrow(x, dim, step.blocks[name].relative_to(step.regions[name].start))
+        return x
+
+    def fit(self, x: Tensor, bias: Tensor | None, call: str) -> Tensor:
+        """Cut a scattered result to the call's region, fill gaps at its ends with zeros, and add the bias."""
+        edge = self._segment.edges[call, self._segment.first_source[call]]
+        border = [(0, 0)] * x.dim()
+        for dim, step, axis_map in zip(self._segment.dims[call], self.steps, edge.axis_maps, strict=True):
+            assert isinstance(axis_map, ScatterWindow)
+            region = step.regions[call]
+            covered = axis_map.push(step.reads[edge.key].span)
+            start = min(max(region.start, covered.start), region.stop)
+            stop = max(min(region.stop, covered.stop), start)
+            inside = Interval(start, stop)
+            x = _narrow(x, dim, _inside(inside, covered))
+            border[dim] = (inside.start - region.start, region.stop - inside.stop)
+        x = pad_constant(x, border, 0.0)
+        return x if bias is None else x + bias.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
+
+    def rescale(self, x: Tensor, call: str) -> Tensor:
+        """Turn averages over full windows into averages over the samples that count."""
+        for dim, out, axis_map in self._lookups(call):
+            assert isinstance(axis_map, AveragingWindow)
+            counts = axis_map.counts(out)
+            if any(count != axis_map.kernel for count in counts):
+                factors = [axis_map.kernel / count for count in counts]
+                x = x * _along(torch.tensor(factors, dtype=_exact(x.dtype), device=x.device).to(x.dtype), dim, x.dim())
+        return x
+
+    def gather(self, x: Tensor, call: str) -> Tensor:
+        """Look the call's region up position by position."""
+        for dim, out, axis_map in self._lookups(call):
+            assert isinstance(axis_map, IndexTable | FoldedPadding)
+            x = _select(x, dim, axis_map.indices(out), self._origin(call, dim))
+        return x
+
+    def lerp(self, x: Tensor, call: str) -> Tensor:
+        """Mix the two samples around each position of the call's region, with weights of the full-size map."""
+        result = x.float() if x.dtype in _REDUCED else x
+        for dim, out, axis_map in self._lookups(call):
+            assert isinstance(axis_map, LinearResize)
+            lower, upper, weights = axis_map.taps(out)
+            origin = self._origin(call, dim)
+            low = _select(result, dim, lower, origin)
+            if any(weights):
+                high = _select(result, dim, upper, origin)
+                weight = _along(torch.tensor(weights, dtype=result.dtype, device=x.device), dim, x.dim())
+                low = low + (high - low) * weight
+            result = low
+        return result.to(x.dtype)
+
+    def _lookups(self, call: str) -> list[tuple[int, Interval, AxisMap]]:
+        """Dimension, region and axis map of each axis of a call that reads one map."""
+        edge = self._segment.edges[call, self._segment.first_source[call]]
+        regions = [step.regions[call] for step in self.steps]
+        return list(zip(self._segment.dims[call], regions, edge.axis_maps, strict=True))
+
+    def _origin(self, call: str, dim: int) -> int:
+        """Full-size position of the first sample of what a call reads."""
+        source = self._segment.first_source[call]
+        axis = self._segment.dims[source].index(dim)
+        return self.steps[axis].reads[call, source].span.start
+
+
+def pad_constant(x: Tensor, border: list[tuple[int, int]], fill: float) -> Tensor:
+    """Pad with a constant; also where `x` has no sample on an axis, which torch's own operations refuse."""
+    if all(pair == (0, 0) for pair in border):
+        return x
+    value: float = fill
+    if fill == float("-inf") and not x.dtype.is_floating_point:
+        value = torch.iinfo(x.dtype).min
+    flat = [amount for pair in reversed(border) for amount in pair]
+    return F.pad(x, flat, value=value)
+
+
+def _inside(inside: Interval, covered: Interval) -> Interval:
+    """`inside` counted from the start of `covered`; an empty one that lies beyond it moves to its nearer end."""
+    if inside.is_empty:
+        return Interval(0, 0)
+    return inside.relative_to(covered.start)
+
+
+def _narrow(x: Tensor, dim: int, span: Interval) -> Tensor:
+    return x if span.start == 0 and span.stop == x.shape[dim] else x.narrow(dim, span.start, span.size)
+
+
+def _select(x: Tensor, dim: int, positions: tuple[int, ...], origin: int) -> Tensor:
+    local = [position - origin for position in positions]
+    if local == list(range(x.shape[dim])):
+        return x
+    return x.index_select(dim, torch.tensor(local, device=x.device))
+
+
+def _along(vector: Tensor, dim: int, rank: int) -> Tensor:
+    """A vector shaped to broadcast along one dimension."""
+    shape = [1] * rank
+    shape[dim] = -1
+    return vector.view(shape)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _REDUCED else dtype

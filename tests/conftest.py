@@ -1,0 +1,50 @@
+"""Options, hypothesis profiles and surroundings that every test shares."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from tests.golden import GoldenMode
+
+IN_CI = bool(os.environ.get("CI"))
+"""Whether this is a run of continuous integration, which must neither write golden files nor draw at random."""
+
+settings.register_profile("default", deadline=None, derandomize=IN_CI, print_blob=True)
+settings.register_profile(
+    "fuzz", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("default")  # --hypothesis-profile=fuzz takes precedence
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write the texts in tests/golden instead of comparing with them; refused where CI is set",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    GoldenMode.update = config.getoption("--update-golden")
+    if GoldenMode.update and IN_CI:
+        raise pytest.UsageError("--update-golden is refused where CI is set: golden texts are approved by a person")
+    num_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // num_workers))  # workers share the cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed torch, so that a test draws the same numbers alone, in any order and on any worker."""
+    torch.manual_seed(0)
