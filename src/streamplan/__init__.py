@@ -1,1 +1,25 @@
-"""streamplan: train convolutional nets on images larger than memory, tile by tile, exactly."""
+"""streamplan: train convolutional nets on images larger than memory, tile by tile, exactly.
+
+    streamed = streamplan.compile(model, input_size=(1, 3, 8192, 8192), tile_size=2048)
+    print(streamed.plan)
+    loss = criterion(streamed(image), target)
+    loss.backward()
+"""
+
+from streamplan.api import StreamedModule, TensorError, VerificationReport, compile, plan, verify
+from streamplan.errors import StreamPlanError
+from streamplan.planning import Plan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Plan",
+    "StreamPlanError",
+    "StreamedModule",
+    "TensorError",
+    "VerificationReport",
+    "__version__",
+    "compile",
+    "plan",
+    "verify",
+]

@@ -14,6 +14,7 @@ Draw order: sizes first, then only operations that are valid for them; nothing i
 - `axis`: output extents, and all windows that fit an extent or lead to a given one; knows nothing of torch
 - `recipe`: `Signal`, `Node`, `Recipe`
 - `ops`, `op_modules`: single operations and their spellings
+- `sequence`: `Chain`, which all families use
 - `draws`: strategies for single operations and short runs of them
 - one file per family of nets: `chains`, `residual`, `dense`, `branches`, `ushape`, `multi`
 - `tiles`: tile sizes
@@ -26,12 +27,13 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from tests.strategies.branches import Branches, branch_nets
-from tests.strategies.chains import Chain, Shared, chain_nets
+from tests.strategies.chains import chain_nets
 from tests.strategies.dense import DenseBlock, dense_nets
 from tests.strategies.multi import Multi, multi_nets
 from tests.strategies.ops import Act, AvgPool, Conv, Dropout, MaxPool, Norm
-from tests.strategies.recipe import Head, Node, Recipe, Signal
+from tests.strategies.recipe import Head, Node, Recipe, Signal, flatten_outputs
 from tests.strategies.residual import Residual, residual_nets
+from tests.strategies.sequence import Chain, Shared
 from tests.strategies.tiles import tile_fractions, tile_size
 from tests.strategies.ushape import Level, Resize, Scale, Transposed, UShape, ushape_nets
 
@@ -58,6 +60,7 @@ __all__ = [
     "Signal",
     "Transposed",
     "UShape",
+    "flatten_outputs",
     "nets",
     "parse",
     "tile_fractions",

@@ -1,6 +1,6 @@
 """Window arithmetic along one axis: how many outputs, and which windows lead from one extent to another.
 
-Written from torch's documentation and independent of the package's own geometry, so that a mistake in one of them shows.
+Written from torch's documentation and independent of the package's own geometry, so that a mistake in either shows.
 
     k=3 s=2 p=1 d=1 on 8 samples: outputs start at -1, 1, 3, 5; (8 + 2 - 3) // 2 + 1 = 4
 
@@ -75,7 +75,12 @@ def conv_windows(
 
 
 def pool_windows(
-    extent: int, *, ceil_mode: bool, strides: Iterable[int] = STRIDES, target: int | None = None, most: int | None = None
+    extent: int,
+    *,
+    ceil_mode: bool,
+    strides: Iterable[int] = STRIDES,
+    target: int | None = None,
+    most: int | None = None,
 ) -> list[Window]:
     """All windows of a pool, padded by at most half the kernel size: none of them misses the input."""
     windows = [
@@ -87,15 +92,15 @@ def pool_windows(
 
 
 def transposed_windows(extent: int, target: int, strides: Iterable[int] = STRIDES) -> list[tuple[Window, int]]:
-    """All windows and output paddings of a transposed convolution from `extent` to `target`, padding below the kernel."""
-    return [
-        (window, output_padding)
+    """Windows and output paddings of a transposed convolution from `extent` to `target`."""
+    candidates = [
+        (Window(kernel, stride, padding, dilation), output_padding)
         for stride, dilation, kernel in product(strides, (1, 2), KERNELS)
         for padding in range(kernel)
         for output_padding in range(max(stride, dilation))
-        if (kernel > 1 or dilation == 1)
-        and transposed_extent(extent, window := Window(kernel, stride, padding, dilation), output_padding) == target
+        if kernel > 1 or dilation == 1
     ]
+    return [c for c in candidates if transposed_extent(extent, *c) == target]
 
 
 def _is_wanted(extent: int, target: int | None, most: int | None) -> bool:

@@ -13,12 +13,14 @@ from typing import TypeVar
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from tests.strategies.axis import STRIDES, Window, conv_windows, pool_windows
-from tests.strategies.chains_node import Chain
-from tests.strategies.ops import ACTS, Act, AvgPool, Conv, Dropout, MaxPool, Norm
+from tests.strategies.axis import Window, conv_windows, pool_windows
+from tests.strategies.ops import ACTS, Act, AvgPool, Conv, Dropout, MaxPool, Norm, Spelling
 from tests.strategies.recipe import Head, Node, Recipe, Signal
+from tests.strategies.sequence import Chain
 
 T = TypeVar("T")
+
+_SPELLINGS: tuple[Spelling, ...] = ("module", "function")
 Extents = tuple[int, ...]
 
 LARGEST = {1: 64, 2: 40, 3: 14}
@@ -78,23 +80,22 @@ def draw_conv(
     channels = draw(st.integers(1, 4)) if channels is None else channels
     groups = draw(st.sampled_from(_common_divisors(signal.channels, channels)))
     bias = draw(st.booleans())
-    spelling = draw(st.sampled_from(["module", "function"]))
+    spelling = draw(st.sampled_from(_SPELLINGS))
     if _may_be_same(signal, strides, target) and draw(st.integers(0, 3)) == 3:
         kernel, dilation = zip(*[(draw(st.integers(1, 5)), draw(st.integers(1, 2))) for _ in strides], strict=True)
         return Conv(channels, kernel, strides, "same", dilation, groups, bias, spelling)
     dilations = draw(st.sampled_from([(1,), (1,), (1, 2)]))
-    most = max(*signal.extents, LARGEST[signal.ndim])
-    windows = per_axis(
-        draw,
-        signal,
-        lambda a: conv_windows(
-            signal.extents[a],
-            strides=(strides[a],),
-            dilations=dilations,
-            target=None if target is None else target[a],
-            most=most,
-        ),
-    )
+    most = LARGEST[signal.ndim]
+
+    def options(axis: int) -> list[Window]:
+        goal = None if target is None else target[axis]
+        fitting = [
+            conv_windows(signal.extents[axis], strides=(strides[axis],), dilations=allowed, target=goal, most=most)
+            for allowed in (dilations, (1, 2))
+        ]
+        return fitting[0] or fitting[1]  # an odd target may need dilation
+
+    windows = per_axis(draw, signal, options)
     kernel, stride, padding, dilation = zip(*windows, strict=True)
     return Conv(channels, kernel, stride, padding, dilation, groups, bias, spelling)
 
@@ -113,12 +114,19 @@ def draw_pool(
 ) -> MaxPool | AvgPool | None:
     """Draws a max or average pool; None if no pool leads to `target`."""
     strides = draw_strides(draw, signal) if strides is None else strides
-    most = max(*signal.extents, LARGEST[signal.ndim])
+    most = LARGEST[signal.ndim]
+    is_max = draw(st.booleans())
+    # torch refuses a 3-D average pool whose kernel is larger than the input, although padding would make it fit.
+    fits_unpadded = signal.ndim == 3 and not is_max
     choices: list[tuple[bool, list[list[Window]]]] = []
     for ceil_mode in (False, True):
         axes = [
-            pool_windows(n, ceil_mode=ceil_mode, strides=(s,), target=None if target is None else target[a], most=most)
-            for a, (n, s) in enumerate(zip(signal.extents, strides, strict=True))
+            [
+                w
+                for w in pool_windows(n, ceil_mode=ceil_mode, strides=(s,), target=goal, most=most)
+                if w.kernel <= n or not fits_unpadded
+            ]
+            for n, s, goal in zip(signal.extents, strides, target or (None,) * signal.ndim, strict=True)
         ]
         if all(axes):
             choices.append((ceil_mode, axes))
@@ -126,8 +134,8 @@ def draw_pool(
         return None
     ceil_mode, axes = draw(st.sampled_from(choices))
     kernel, stride, padding, _ = zip(*per_axis(draw, signal, lambda a: axes[a]), strict=True)
-    spelling = draw(st.sampled_from(["module", "function"]))
-    if draw(st.booleans()):
+    spelling = draw(st.sampled_from(_SPELLINGS))
+    if is_max:
         return MaxPool(kernel, stride, padding, ceil_mode, spelling)
     return AvgPool(kernel, stride, padding, ceil_mode, draw(st.booleans()), spelling)
 
@@ -143,20 +151,25 @@ def draw_windowed(
     return draw_conv(draw, signal, strides=strides, target=target)
 
 
-def draw_act(draw: DrawFn, before: Node | None) -> Act:
-    """Draws an activation; one that works in place only behind an operation whose output nobody else needs."""
-    fresh = before is not None and before.is_fresh
-    kind = draw(st.sampled_from((*ENDURING, "relu_", "relu_") if fresh else ENDURING))
+def draw_act(draw: DrawFn, is_fresh: bool) -> Act:
+    """Draws an activation; one that works in place only where nobody else needs its input (`is_fresh`)."""
+    kind = draw(st.sampled_from((*ENDURING, "relu_", "relu_") if is_fresh else ENDURING))
     return Act(kind, draw(st.sampled_from(ACTS[kind])))
 
 
 def draw_pointwise(draw: DrawFn, before: Node | None) -> list[Node]:
-    """Draws what may stand between two windows: perhaps a norm, an activation, a dropout."""
+    """Draws what may stand between two windows: perhaps a norm, an activation, a dropout.
+
+    Args:
+        draw: Hypothesis' draw function.
+        before: What the first of them reads and nothing else does; None if others may read it too.
+    """
     ops: list[Node] = []
     if draw(st.booleans()):
-        ops.append(Norm(draw(st.booleans()), draw(st.sampled_from(["module", "function"]))))
+        ops.append(Norm(draw(st.booleans()), draw(st.sampled_from(_SPELLINGS))))
     if draw(st.integers(0, 3)) > 0:
-        ops.append(draw_act(draw, ops[-1] if ops else before))
+        last = ops[-1] if ops else before
+        ops.append(draw_act(draw, is_fresh=last is not None and last.is_fresh))
     if draw(st.integers(0, 7)) == 7:
         ops.append(Dropout())
     return ops
@@ -181,31 +194,26 @@ def draw_path(
     target: Extents | None = None,
     channels: int | None = None,
 ) -> Chain:
-    """Draws a chain of `num_units` units that takes `strides` at one of them and ends at `target`.
+    """Draws a chain of units: one of them, anywhere, takes the strides, all others keep extents.
 
     Args:
         draw: Hypothesis' draw function.
         signal: Size of the input.
         num_units: At least 1.
         strides: Stride of the whole path per axis; 1 if None.
-        target: Output extents; anything the strided unit leads to if None, and all other units keep extents.
-        channels: Output channels; anything if None, else the path ends in a convolution.
+        target: Output extents; what the strided unit happens to lead to if None.
+        channels: Output channels, made by a convolution at the end; what the units happen to lead to if None.
     """
     ones = (1,) * signal.ndim
-    strides = ones if strides is None else strides
     strided = draw(st.integers(0, num_units - 1))
-    keeps = strides == ones and target is None
     ops: list[Node] = []
     for i in range(num_units):
         here = Chain(tuple(ops)).after(signal)
-        goal = target if i == strided and not keeps else here.extents
-        step = strides if i == strided else ones
+        step = (strides or ones) if i == strided else ones
+        goal = target if i == strided else here.extents
         if i == num_units - 1 and channels is not None:
-            ops += draw_pointwise(draw, None) if not ops else []
+            ops += draw_pointwise(draw, ops[-1] if ops else None)
             ops.append(draw_conv(draw, here, strides=step, target=goal, channels=channels))
         else:
             ops += draw_unit(draw, here, strides=step, target=goal)
     return Chain(tuple(ops))
-
-
-__all__ = [name for name in globals() if name.startswith("draw_")] + ["LARGEST", "SMALLEST", "STRIDES", "per_axis"]

@@ -19,24 +19,25 @@ MAX_POOL_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 AVG_POOL_FUNCTIONS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
-class _FunctionalConv:
-    """Mixed into a convolution module: calls the function with the module's weights."""
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        conv: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[self.weight.ndim - 3]
-        return conv(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class FunctionalConv1d(_FunctionalConv, nn.Conv1d):
+class FunctionalConv1d(nn.Conv1d):
     """`F.conv1d` on own weights."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-class FunctionalConv2d(_FunctionalConv, nn.Conv2d):
+
+class FunctionalConv2d(nn.Conv2d):
     """`F.conv2d` on own weights."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-class FunctionalConv3d(_FunctionalConv, nn.Conv3d):
+
+class FunctionalConv3d(nn.Conv3d):
     """`F.conv3d` on own weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv3d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 FUNCTIONAL_CONVS: tuple[type[nn.Module], ...] = (FunctionalConv1d, FunctionalConv2d, FunctionalConv3d)

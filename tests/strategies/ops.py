@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -150,15 +151,15 @@ class Norm(Node):
 
 
 _ACTS: dict[str, dict[str, Any]] = {
-    "sigmoid": {"module": nn.Sigmoid(), "function": torch.sigmoid, "method": "sigmoid"},
-    "elu": {"module": nn.ELU(), "function": F.elu},
-    "hardswish": {"module": nn.Hardswish(), "function": F.hardswish},
-    "leaky_relu": {"module": nn.LeakyReLU(0.1), "function": F.leaky_relu},
+    "sigmoid": {"module": nn.Sigmoid, "function": torch.sigmoid, "method": "sigmoid"},
+    "elu": {"module": nn.ELU, "function": F.elu},
+    "hardswish": {"module": nn.Hardswish, "function": F.hardswish},
+    "leaky_relu": {"module": partial(nn.LeakyReLU, 0.1), "function": F.leaky_relu},
     "prelu": {"module": nn.PReLU},
-    "relu": {"module": nn.ReLU(), "function": F.relu, "torch": torch.relu, "method": "relu"},
-    "relu_": {"module": nn.ReLU(inplace=True), "function": F.relu_, "method": "relu_"},
-    "silu": {"module": nn.SiLU(), "function": F.silu},
-    "tanh": {"module": nn.Tanh(), "function": torch.tanh, "method": "tanh"},
+    "relu": {"module": nn.ReLU, "function": F.relu, "torch": torch.relu, "method": "relu"},
+    "relu_": {"module": partial(nn.ReLU, inplace=True), "function": F.relu_, "method": "relu_"},
+    "silu": {"module": nn.SiLU, "function": F.silu},
+    "tanh": {"module": nn.Tanh, "function": torch.tanh, "method": "tanh"},
 }
 
 ACTS: dict[str, tuple[str, ...]] = {kind: tuple(spellings) for kind, spellings in _ACTS.items()}
@@ -180,14 +181,9 @@ class Act(Node):
             return nn.PReLU(signal.channels)
         spelled = _ACTS[self.kind][self.spelling]
         if self.spelling == "module":
-            # Stateless, but a net should not share its modules with other nets.
-            return self._copy(spelled)
+            module: nn.Module = spelled()
+            return module
         return op_modules.Method(spelled) if self.spelling == "method" else op_modules.Called(spelled)
-
-    @staticmethod
-    def _copy(module: nn.Module) -> nn.Module:
-        options = {name: getattr(module, name) for name in ("inplace", "negative_slope") if hasattr(module, name)}
-        return type(module)(**options)
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,8 +1,7 @@
-"""What a net is made of, as data: `Recipe` holds a tree of `Node`s, each of which predicts its output and builds itself."""
+"""What a net is made of, as data: a `Recipe` holds a tree of `Node`s that predict their output and build themselves."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, fields
 from typing import Literal, NamedTuple
@@ -137,10 +136,6 @@ class Recipe(Printed):
         """Returns a float64 input, the same one each time."""
         generator = torch.Generator().manual_seed(self.seed + 1)
         return torch.randn(self.input_size, generator=generator, dtype=torch.float64)
-
-    @property
-    def num_input_elements(self) -> int:
-        return math.prod(self.input_size)
 
 
 class RecipeNet(nn.Module):

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamplan.ir import INPUT, Graph, OpCall, TensorSpec
+from streamplan.ir import INPUT, Graph, OpCall, TensorSpec, ValueRef
 from streamplan.rules import REASONS, Locality, MapSpec, RuleContext, Verdict, rule_for
 
 
@@ -105,7 +105,10 @@ def _classify_call(
         return Verdict(Locality.UNKNOWN, "no locality rule is registered, so its output may read the whole input")
     if call.output is None:
         return Verdict(Locality.UNKNOWN, "it does not return one tensor")
-    return rule.classify(rule_context(graph, call, maps))
+    context = rule_context(graph, call, maps)
+    if not rule.joins_maps and (len(context.maps) > 1 or call.arguments["input"] != ValueRef(next(iter(context.maps)))):
+        return Verdict(Locality.UNKNOWN, "a tensor computed from the image is one of its parameters")
+    return rule.classify(context)
 
 
 def _is_independent(verdict: Verdict) -> bool:

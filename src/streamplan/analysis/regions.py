@@ -15,7 +15,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamplan.analysis.locality import LocalityFacts, rule_context
-from streamplan.geometry import AffineWindow, AveragingWindow, AxisMap, AxisRead, Interval, hull, read_axis
+from streamplan.geometry import (
+    AffineWindow,
+    AveragingWindow,
+    AxisMap,
+    AxisRead,
+    Interval,
+    ScatterWindow,
+    hull,
+    read_axis,
+)
 from streamplan.ir import Graph
 from streamplan.rules import rule_for
 
@@ -129,3 +138,31 @@ def _demand(wanted: list[Interval], extent: int) -> Interval:
 def _sample(position: int, extent: int) -> Interval:
     start = min(position, extent - 1)
     return Interval(start, start + 1)
+
+
+def receptive_field(part: StreamedPart, axis: int) -> int:
+    """Image samples that one position of the coarsest cut value reads, were the image unbounded.
+
+    Maps that look positions up in a table know their input only, so pulls through them stay inside it.
+    """
+    coarsest = min(part.frontier, key=lambda name: part.extents[name][axis])
+    middle = part.extents[coarsest][axis] // 2
+    wanted: dict[str, list[Interval]] = {coarsest: [Interval(middle, middle + 1)]}
+    regions: dict[str, Interval] = {}
+    for edge in reversed(part.edges):
+        if edge.reader not in regions:
+            demand = hull(wanted.get(edge.reader, ()))
+            if demand is None:
+                continue
+            regions[edge.reader] = demand
+        wanted.setdefault(edge.source, []).append(_pull_unbounded(edge, axis, regions[edge.reader], part))
+    fields = [hull(wanted.get(name, ())) for name in part.input_maps]
+    return max((field.size for field in fields if field is not None), default=0)
+
+
+def _pull_unbounded(edge: StreamedEdge, axis: int, out: Interval, part: StreamedPart) -> Interval:
+    axis_map = edge.axis_maps[axis]
+    if isinstance(axis_map, AffineWindow | AveragingWindow | ScatterWindow):
+        return axis_map.pull(out)
+    inside = out.clamp(part.extents[edge.reader][axis])
+    return Interval(0, 0) if inside.is_empty else axis_map.pull(inside)

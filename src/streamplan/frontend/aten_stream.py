@@ -1,9 +1,9 @@
 """Streams of aten calls: the evidence that a traced graph computes what the model computes.
 
-A tracer can be fooled: `isinstance`, `type`, a flag, and a model takes another path while it is traced, dropping a skip
-connection without an error. So the model runs twice on fake tensors, once node by node while the graph is built, once as
-it is, and `AtenStream` writes down every call that reaches aten both times. A call is its operator, its constants, and
-for every tensor shape, dtype and label:
+A tracer can be fooled: `isinstance`, `type`, a flag, and a model takes another path while it is traced, dropping a
+skip connection without an error. So the model runs twice on fake tensors, once node by node while the graph is built,
+once as it is, and `AtenStream` writes down every call that reaches aten both times. A call is its operator, its
+constants, and for every tensor shape, dtype and label:
 
     aten.relu    ((3, 0):float32(1,8,4,4))     tensor 0 of call 3
     aten.add     ((4, 0):..., 'input x':...)   a dropped or swapped operand changes the labels
@@ -14,7 +14,8 @@ floating-point operations, and the tensors it writes in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ class AtenCall(NamedTuple):
         return f"{self.op}{_render(self.args)}{'' if self.grad_mode else ' without gradient'}"
 
 
-class AtenStream(TorchDispatchMode):
+class AtenStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records aten calls on fake tensors.
 
     Attributes:
@@ -66,7 +67,7 @@ class AtenStream(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[AtenCall] = []
         self.flops = 0
         self.written: list[torch.Tensor] = []
@@ -80,6 +81,8 @@ class AtenStream(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "prim":  # reads of tensor metadata, such as the device
+            return func(*args, **kwargs)
         self.calls.append(AtenCall(str(func), describe((args, kwargs)), torch.is_grad_enabled()))
         index = len(self.calls) - 1
         out = func(*args, **kwargs)
@@ -114,7 +117,7 @@ def describe(value: Any) -> Any:
         return tuple([describe(item) for item in value])
     if isinstance(value, dict):
         return tuple([(key, describe(item)) for key, item in value.items()])
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and math.isnan(value):
         return "nan"
     return value
 
@@ -142,9 +145,7 @@ def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def _written_arguments(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Positions and names of the arguments an operator writes."""
     arguments = func._schema.arguments
-    written = [
-        (i, a) for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write
-    ]
+    written = [(i, a) for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
     return tuple(i for i, a in written), tuple(a.name for _, a in written)
 
 
@@ -154,6 +155,3 @@ def _render(value: Any) -> str:
     if isinstance(value, tuple):
         return "(" + ", ".join(_render(item) for item in value) + ")"
     return repr(value)
-
-
-Runner = Callable[[], Any]

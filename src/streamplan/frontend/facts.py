@@ -78,7 +78,7 @@ def specify(value: Any) -> Any:
 
 
 def map_structure(function: Any, value: Any) -> Any:
-    """Rebuild a tuple, list, dict or slice with `function` applied to its items; other values are returned as they are."""
+    """Rebuild a tuple, list, dict or slice with `function` applied to its items; return other values as they are."""
     if isinstance(value, dict):
         return {key: function(item) for key, item in value.items()}
     if isinstance(value, torch.Size):

@@ -31,7 +31,20 @@ if TYPE_CHECKING:
 _UNARY = ("neg", "pos", "invert", "abs")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "lshift", "rshift", "and_", "or_", "xor")
-_INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "ilshift", "irshift", "iand", "ior", "ixor")
+_INPLACE = (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "ilshift",
+    "irshift",
+    "iand",
+    "ior",
+    "ixor",
+)
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     f"__{name.rstrip('_')}__": getattr(operator, name)
@@ -49,21 +62,13 @@ class FakeProxy(torch.Tensor):
 
     @staticmethod
     def __new__(cls, tracer: GraphTracer, node: fx.Node, fake: torch.Tensor) -> FakeProxy:
-        """Wrap a node.
-
-        Args:
-            tracer: The running trace.
-            node: Node that produced the value.
-            fake: What it evaluates to.
-        """
-        proxy: FakeProxy = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, fake.shape, dtype=fake.dtype, device=fake.device
-        )
+        """Wrap a node of a running trace, and the fake tensor it evaluates to."""
+        proxy: FakeProxy = torch.Tensor._make_wrapper_subclass(cls, fake.shape, dtype=fake.dtype, device=fake.device)
         proxy.tracer = tracer
         proxy.node = node
         proxy.fake = fake
         if isinstance(fake, torch.nn.Parameter):
-            proxy._is_param = True  # type: ignore[attr-defined]
+            proxy._is_param = True
         return proxy
 
     def __init__(self, *args: Any) -> None:
@@ -74,13 +79,14 @@ class FakeProxy(torch.Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Reached where no `TracingMode` is active, such as from a mode the model pushed itself."""
-        for value in _flatten((args, kwargs)):
-            if isinstance(value, FakeProxy):
-                return _tracer(value).torch_function(func, args, kwargs or {})
-        return super().__torch_function__(func, types, args, kwargs or {})
+        for proxy in proxies_in((args, kwargs or {})):
+            return _tracer(proxy).torch_function(func, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Reached if a call bypassed the recording; it must not compute anything unrecorded."""
         raise TracingError(
             f"{func} was called on a traced value behind the tracer's back",
@@ -89,12 +95,12 @@ class FakeProxy(torch.Tensor):
         )
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.unbind(0))  # type: ignore[no-untyped-call]
+        return iter(self.unbind(0))
 
     def __hash__(self) -> int:
         return id(self)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         state = self.__dict__
         return f"FakeProxy({state['node'].name}, shape={tuple(state['fake'].shape)})"
 
@@ -120,15 +126,21 @@ def _tracer(proxy: FakeProxy) -> GraphTracer:
     return tracer
 
 
-def _flatten(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
+def proxies_in(value: Any) -> Iterator[FakeProxy]:
+    """All proxies in a nested tuple, list or dict, depth first."""
+    if isinstance(value, FakeProxy):
+        yield value
+    elif isinstance(value, tuple | list):
         for item in value:
-            yield from _flatten(item)
+            yield from proxies_in(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _flatten(item)
-    else:
-        yield value
+            yield from proxies_in(item)
+
+
+def contains_proxy(value: Any) -> bool:
+    """Whether a nested tuple, list or dict holds a proxy."""
+    return next(proxies_in(value), None) is not None
 
 
 def _forward(target: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,18 +1,18 @@
 """Lines of the user's code: for facts about a node and for error messages.
 
-In: the running stack, or the traceback of an exception. Out: a `SourceLocation`, the innermost frame that belongs neither
-to torch, einops, Python itself nor streamplan. fx can record whole stack traces, but formatting one per node takes longer
-than the rest of the trace; one frame is enough to point at. The walk ends at the frame that called the model, so that
-the caller's own line is never mistaken for the model's.
+In: the running stack, or the traceback of an exception. Out: a `SourceLocation`, the innermost frame that belongs
+neither to torch, einops, Python itself nor streamplan. fx can record whole stack traces, but formatting one per node
+takes longer than the rest of the trace; one frame is enough to point at. The walk ends at the frame that called the
+model, so that the caller's own line is never mistaken for the model's.
 """
 
 from __future__ import annotations
 
 import linecache
-import os
 import sys
 import sysconfig
 from functools import lru_cache
+from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 
 import torch
@@ -20,11 +20,8 @@ import torch
 from streamplan.ir import SourceLocation
 
 _THIRD_PARTY = ("site-packages", "dist-packages")
-_STDLIB = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
-_LIBRARIES = (
-    os.path.dirname(os.path.realpath(torch.__file__)) + os.sep,
-    os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep,
-)
+_STDLIB = Path(sysconfig.get_paths()["stdlib"]).resolve()
+_LIBRARIES = (Path(torch.__file__).resolve().parent, Path(__file__).resolve().parent.parent)
 
 
 @lru_cache(maxsize=4096)
@@ -32,13 +29,12 @@ def _is_library(file: str) -> bool:
     """Whether a source file belongs to torch, einops, streamplan or Python rather than to the user."""
     if file.startswith("<frozen"):
         return True
-    path = os.path.realpath(file)
-    if path.startswith(_LIBRARIES):
+    path = Path(file).resolve()
+    if any(path.is_relative_to(library) for library in _LIBRARIES):
         return True
-    parts = path.split(os.sep)
-    if any(name in parts for name in _THIRD_PARTY):
-        return "einops" in parts
-    return path.startswith(_STDLIB)
+    if any(name in path.parts for name in _THIRD_PARTY):
+        return "einops" in path.parts
+    return path.is_relative_to(_STDLIB)
 
 
 def _describe(code: CodeType, line: int) -> SourceLocation:

@@ -1,13 +1,14 @@
 """The skeleton: a copy of the user's model that has all its structure and none of its data.
 
 In: a model on any device, meta included. Out: a deep copy in which every parameter, buffer and other tensor is a fake
-tensor (shape, dtype, device, no memory), with the path of each. The model may do anything to itself while it is traced
-(cache a grid, count calls, set attributes); it does it to the skeleton, never to the user's object, and a model too large
-for this machine can be traced as well.
+tensor (shape, dtype, device, no memory), with the path of each. The model may do anything to itself while it is
+traced (cache a grid, count calls, set attributes); it does it to the skeleton, never to the user's object, and a
+model too large for this machine can be traced as well.
 
-`copy.deepcopy` does the copying; its memo is filled beforehand with one fake per tensor, so it meets no real tensor, and
-a tensor reachable on two paths (tied weights) stays one tensor. The user's hooks are left out: they would fire on fake
-tensors, into lists the user holds. Hooks of `torch.nn.utils` stay: the older weight_norm computes its weight in one.
+`copy.deepcopy` does the copying; its memo is filled beforehand with one fake per tensor, so it meets no real tensor,
+and a tensor reachable on two paths (tied weights) stays one tensor. The user's hooks are left out: they would fire on
+fake tensors, into lists the user holds. Hooks of `torch.nn.utils` stay: the older weight_norm computes its weight in
+one.
 """
 
 from __future__ import annotations
@@ -62,9 +63,7 @@ def copy_skeleton(skeleton: Skeleton) -> Skeleton:
     return _copy(skeleton.root, {id(tensor): tensor for _, tensor in _walk_tensors(skeleton.root)})
 
 
-def fake_like(
-    path: str, tensor: torch.Tensor, fake_mode: FakeTensorMode, device: torch.device | None
-) -> torch.Tensor:
+def fake_like(path: str, tensor: torch.Tensor, fake_mode: FakeTensorMode, device: torch.device | None) -> torch.Tensor:
     """Fake tensor with the metadata of a real one, itself a parameter if the real one is.
 
     Nothing is read from the tensor's storage, so results of autograd and meta tensors do as well.
@@ -72,7 +71,7 @@ def fake_like(
     Raises:
         TracingError: The tensor is an uninitialised parameter of a lazy module.
     """
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if nn.parameter.is_lazy(tensor):
         raise TracingError(
             "a lazy module has parameters without a shape",
             where=path,
@@ -139,7 +138,7 @@ def _copy_error(model: nn.Module, fakes: dict[int, Any], error: Exception) -> Tr
                 continue
             try:
                 copy.deepcopy(value, dict(fakes))
-            except Exception:
+            except Exception:  # noqa: BLE001 - an object may fail to be copied in any way
                 where = f"{path or 'the model itself'} ({type(module).__name__}), attribute {name}"
                 break
     return TracingError(

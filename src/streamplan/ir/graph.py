@@ -20,7 +20,7 @@ INPUT = "input"
 """The `op` of a call that stands for an argument of the model's `forward`."""
 
 Argument = Any
-"""A `ValueRef`, an `AttributeRef`, a constant, or a tuple or dict of those."""
+"""A `ValueRef`, an `AttributeRef`, a constant, or a tuple, dict or slice of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,8 @@ def references(argument: Argument) -> Iterator[ValueRef | AttributeRef]:
     elif isinstance(argument, Mapping):
         for item in argument.values():
             yield from references(item)
+    elif isinstance(argument, slice):
+        yield from references((argument.start, argument.stop, argument.step))
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,8 @@ class Rule(ABC):
 
     summary: str = ""
     """One line for the table of operations in the documentation."""
+    joins_maps: bool = False
+    """Whether a call may read several maps; else its `input` alone is one."""
 
     @abstractmethod
     def classify(self, ctx: RuleContext) -> Verdict:

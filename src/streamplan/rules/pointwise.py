@@ -55,6 +55,7 @@ class Elementwise(Rule):
     """Arithmetic and functions, position by position, with broadcasting over the other dimensions."""
 
     summary = "elementwise, broadcasting over batch and channels"
+    joins_maps = True
 
     def classify(self, ctx: RuleContext) -> Verdict:
         """Pointwise where all maps have the same axes and other operands do not span them."""
@@ -68,6 +69,8 @@ class Elementwise(Rule):
             left, right = (_operand(arguments[name], ctx, code) for name in ("input", "other"))
             alpha = arguments.get("alpha", 1)
             return f"{left} {INFIX[op]} {right}" if alpha == 1 else f"torch.{op}({left}, {right}, alpha={alpha!r})"
+        if op == "where":
+            return f"torch.where({', '.join(_operand(value, ctx, code) for value in arguments.values())})"
         function = UNARY_FUNCTIONS.get(op, f"torch.{op}")
         texts = [_operand(arguments.pop("input"), ctx, code)]
         texts += [f"{name}={_operand(value, ctx, code)}" for name, value in arguments.items()]
@@ -132,6 +135,7 @@ class Concatenation(Rule):
     """`torch.cat` along a dimension that is not an image axis."""
 
     summary = "along batch or channels"
+    joins_maps = True
 
     def classify(self, ctx: RuleContext) -> Verdict:
         """Pointwise along channels; along an image axis positions shift."""

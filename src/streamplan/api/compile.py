@@ -1,0 +1,114 @@
+"""`compile` and `plan`: one line from a model to a streamed model, or to the plan of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamplan.api.module import StreamedModule
+from streamplan.api.requests import check_model, resolve_arguments
+from streamplan.errors import OptionError
+from streamplan.options import BatchNormPolicy, HaloPolicy, Options
+from streamplan.planning import Plan, build_plan
+from streamplan.planning.model import default_device
+
+
+def compile(  # noqa: A001, PLR0913 - streamplan.compile reads like torch.compile; every option is a keyword
+    model: nn.Module,
+    input_size: Any = None,
+    tile_size: int | tuple[int, ...] | None = None,
+    *,
+    example_inputs: Any = None,
+    plan: Plan | None = None,
+    cut: str | tuple[str, ...] = "latest",
+    halo: HaloPolicy = "auto",
+    batch_norm: BatchNormPolicy = "error",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> StreamedModule:
+    """Make a module with the same parameters, outputs and gradients that computes its local part tile by tile.
+
+    Args:
+        model: Any `nn.Module`; it is neither changed nor copied, and the result shares its parameters and buffers.
+        input_size: Size of the image, batch and channels included: `(1, 3, 8192, 8192)`; a sequence of sizes for a
+            model with several inputs.
+        tile_size: Input samples that a tile reads at most, its halo included: one number, or one per axis. None lets
+            a tile read a quarter of the image along each axis, or more if a smaller one is not feasible.
+        example_inputs: Instead of `input_size`: a tensor, a tuple of positional arguments, or a dict of keyword
+            arguments. Only shapes and dtypes are used.
+        plan: A plan to follow, instead of sizes and options.
+        cut: Where the resident part begins: "latest", a module path, the name of a value, or a tuple of them.
+        halo: "recompute" or "auto", which takes it.
+        batch_norm: BatchNorm in training mode in the way of streaming: "error"; "frozen" keeps streamed BatchNorm in
+            eval mode whatever `train()` says, without touching the model's flags; "resident" cuts the net before it.
+        dtype: Dtype of the image; None takes that of the model's parameters.
+        device: Device to plan for; None takes that of the model's parameters.
+        progress: Whether to show a bar over the tiles of each pass on standard error.
+
+    Returns:
+        The streamed module.
+
+    Raises:
+        StreamPlanError: One of its kinds, saying what, where, why and what to do; see `streamplan.errors`.
+
+    Source: Pinckaers, van Ginneken and Litjens, "Streaming convolutional neural networks for end-to-end learning with
+    multi-megapixel images", 2020.
+    """
+    model = check_model(model)
+    if plan is not None:
+        if not (input_size is None and tile_size is None and example_inputs is None):
+            raise OptionError(
+                "a plan is given together with sizes",
+                why="a plan already fixes the input size and the tile size",
+                do="pass either plan= or input_size= and tile_size=",
+            )
+        options = Options(plan.tile_size, plan.requested_cut or "latest", "auto", _policy(plan.batch_norm))
+        return StreamedModule(model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress)
+    options = Options(_tile_size(tile_size), _cut(cut), halo, batch_norm)
+    arguments = resolve_arguments(model, input_size, example_inputs, dtype)
+    return StreamedModule(model, arguments, options, device=_device(model, device), progress=progress)
+
+
+def plan(  # noqa: PLR0913 - every option is a keyword
+    model: nn.Module,
+    input_size: Any = None,
+    tile_size: int | tuple[int, ...] | None = None,
+    *,
+    example_inputs: Any = None,
+    cut: str | tuple[str, ...] = "latest",
+    halo: HaloPolicy = "auto",
+    batch_norm: BatchNormPolicy = "error",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Plan:
+    """Plan how `compile` would stream a model; nothing is computed and nothing large is allocated.
+
+    The arguments are those of `compile`. The model may be on the meta device, without any data.
+
+    Returns:
+        The plan; `print` shows it as a report.
+    """
+    model = check_model(model)
+    options = Options(_tile_size(tile_size), _cut(cut), halo, batch_norm)
+    arguments = resolve_arguments(model, input_size, example_inputs, dtype)
+    return build_plan(model, arguments, options, _device(model, device))
+
+
+def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    chosen = default_device(model) if device is None else torch.device(device)
+    return torch.device("cpu") if chosen.type == "meta" else chosen
+
+
+def _tile_size(tile_size: Any) -> int | tuple[int, ...] | None:
+    return tuple(tile_size) if isinstance(tile_size, list) else tile_size
+
+
+def _cut(cut: Any) -> str | tuple[str, ...]:
+    return tuple(cut) if isinstance(cut, list) else cut
+
+
+def _policy(name: str) -> BatchNormPolicy:
+    return "frozen" if name == "frozen" else "resident" if name == "resident" else "error"

@@ -1,0 +1,89 @@
+"""One call's worth of a compiled model: plan, program and segment, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from streamplan.codegen import LoadedProgram, emit_program, load_program
+from streamplan.planning import Plan, PreparedPlan
+from streamplan.runtime import Segment, stream_segment
+from streamplan.runtime.streaming import OnTile
+
+
+@dataclass(frozen=True, eq=False)
+class Executable:
+    """A plan with the program that carries it out."""
+
+    plan: Plan
+    program: LoadedProgram
+    segment: Segment
+    input_names: tuple[str, ...]
+    """Names of the model's tensor inputs, in the order of `CallArguments`."""
+    output_spec: pytree.TreeSpec
+    """Structure of what the model returns."""
+    resident_modules: frozenset[str]
+    """Paths of the modules that the head calls."""
+    streamed_batch_norms: tuple[str, ...]
+    """Paths of the BatchNorm modules in the streamed part."""
+
+    def run(self, model: nn.Module, inputs: Sequence[Tensor], on_tile: OnTile | None = None) -> Any:
+        """Compute the model's result.
+
+        Args:
+            model: The user's model; its parameters, buffers and resident modules are used as they are now.
+            inputs: The tensors of the call, in the order of `input_names`.
+            on_tile: Progress callback.
+        """
+        values: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
+        program = self.program.program
+        early = self.program.prologue(model, *(values[name] for name in program.prologue_inputs))
+        values |= dict(zip(program.prologue_values, early, strict=True))
+        smalls = {path: attrgetter(path)(model) for path in program.attributes}
+        smalls |= {name: values[name] for name in program.prologue_smalls}
+        maps = [values[name] for name in self.segment.part.input_maps]
+        cut = stream_segment(self.segment, maps, smalls, on_tile=on_tile)
+        values |= dict(zip(self.segment.outputs, cut, strict=True))
+        result = self.program.head(model, *(values[name] for name in program.head_inputs))
+        return pytree.tree_unflatten(pytree.tree_leaves(result), self.output_spec)
+
+
+def build_executable(prepared: PreparedPlan) -> Executable:
+    """Emit and load the program of a prepared plan."""
+    plan, part = prepared.plan, prepared.part
+    title = (
+        f"{plan.model}, input {plan.input_size}, cut at {', '.join(plan.cut)}: "
+        "prologue and head are resident, tile is streamed."
+    )
+    trace = prepared.traced.trace
+    program = emit_program(prepared.graph, prepared.facts, prepared.cut, part, trace.graph, title)
+    loaded = load_program(program)
+    specs = {name: prepared.graph[name].output for name in part.frontier}
+    segment = Segment(
+        part=part,
+        schedules=prepared.schedules,
+        dims={name: prepared.facts.maps[name].dims for name in part.extents},
+        outputs={name: spec for name, spec in specs.items() if spec is not None},
+        smalls=(*program.attributes, *program.prologue_smalls),
+        tile=loaded.tile,
+    )
+    streamed = prepared.cut.streamed
+    resident = {
+        str(node.target) for node in trace.graph.nodes if node.op == "call_module" and node.name not in streamed
+    }
+    norms = tuple(
+        call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed
+    )
+    return Executable(plan, loaded, segment, trace.input_names, trace.output_spec, frozenset(resident), norms)
+
+
+def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """All tensors of a call, positional arguments first, in the order the trace names them."""
+    leaves = [*pytree.tree_leaves(tuple(args)), *pytree.tree_leaves(dict(kwargs))]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

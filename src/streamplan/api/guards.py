@@ -1,0 +1,105 @@
+"""What is checked at every call, so that a wrong number is never silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamplan.api.executable import tensors_in_order
+from streamplan.errors import HookError, InputMismatchError
+from streamplan.ir import TensorSpec
+from streamplan.planning import Plan
+from streamplan.planning.model import default_device, default_dtype
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CALL = "call the streamed module with inputs like those it was compiled for"
+
+
+def check_hooks(model: nn.Module, resident_modules: frozenset[str]) -> None:
+    """Refuse hooks on modules that the streamed module never calls.
+
+    Raises:
+        HookError: A module that is streamed, or whose calls were traced into, carries a hook.
+    """
+    for path, module in model.named_modules():
+        if path in resident_modules:
+            continue
+        kinds = [kind for kind in _HOOKS if getattr(module, kind)]
+        if kinds:
+            kind = kinds[0].strip("_").replace("_", " ").removesuffix("s")
+            raise HookError(
+                f"a {kind} would never run",
+                where=f"{path or 'the model itself'} ({type(module).__name__})",
+                why="this module's calls are part of the streamed program, which runs its operations tile by tile",
+                do="remove the hook, hook a layer of the resident part, or cut the net before this module",
+            )
+
+
+def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Compare a call's tensors with the planned ones: number, rank, channels, dtype, device.
+
+    Raises:
+        InputMismatchError: They do not fit.
+    """
+    tensors = tensors_in_order(args, kwargs)
+    planned = list(plan.arguments.specs())
+    if len(tensors) != len(planned):
+        raise InputMismatchError(
+            f"{len(tensors)} tensors are given", why=f"the plan is for {len(planned)}", do=_CALL
+        )
+    for index, (tensor, spec) in enumerate(zip(tensors, planned, strict=True)):
+        _check_shape(index, tensor, spec)
+        _check_dtype(model, index, tensor, spec)
+        device = default_device(model)
+        if tensor.device.type != device.type:
+            raise InputMismatchError(
+                f"input {index} is on {tensor.device}",
+                why=f"the model is on {device}",
+                do=f"move the input: x.to({str(device)!r})",
+            )
+
+
+def _check_shape(index: int, tensor: torch.Tensor, spec: TensorSpec) -> None:
+    shape = tuple(tensor.shape)
+    if len(shape) != len(spec.shape):
+        raise InputMismatchError(
+            f"input {index} has {len(shape)} dimensions: {shape}",
+            why=f"the plan is for {len(spec.shape)}: {spec.shape}",
+            do=_CALL,
+        )
+    if len(shape) > 1 and shape[1] != spec.shape[1]:
+        raise InputMismatchError(
+            f"input {index} has {shape[1]} channels: {shape}",
+            why=f"the plan is for {spec.shape[1]}: {spec.shape}",
+            do=_CALL,
+        )
+    if 0 in shape:
+        raise InputMismatchError(f"input {index} is empty: {shape}", why="every extent must be at least 1", do=_CALL)
+
+
+def _check_dtype(model: nn.Module, index: int, tensor: torch.Tensor, spec: TensorSpec) -> None:
+    allowed = {spec.dtype, default_dtype(model)} if spec.dtype.is_floating_point else {spec.dtype}
+    if tensor.dtype in allowed or torch.is_autocast_enabled(tensor.device.type):
+        return
+    raise InputMismatchError(
+        f"input {index} is {str(tensor.dtype).removeprefix('torch.')}",
+        why=f"the plan is for {str(spec.dtype).removeprefix('torch.')}",
+        do=f"convert the input: x.to({spec.dtype}), or compile with dtype={tensor.dtype}",
+    )
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
+    """Put some modules, and them alone, into eval mode; restore their flags afterwards."""
+    changed = [module for module in map(model.get_submodule, paths) if module.training]
+    for module in changed:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.training = True

@@ -1,0 +1,175 @@
+"""The module that `compile` returns: the user's model, with its local part computed tile by tile.
+
+It shares the model's parameters, buffers and submodules under their own names: its registries *are* the model's. So
+`state_dict`, `named_parameters`, `.to()`, optimisers and checkpoints see the plain model. The executables, one per call
+signature, are a cache: copies and pickles leave them behind and build them again when called.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamplan.api.executable import Executable, build_executable, tensors_in_order
+from streamplan.api.guards import check_call, check_hooks, in_eval_mode
+from streamplan.api.requests import bind_call, resolve_arguments
+from streamplan.options import Options
+from streamplan.planning import Plan, prepare_plan
+from streamplan.planning.arguments import CallArguments
+from streamplan.planning.model import default_device
+from streamplan.report import ProgressBar
+
+_MAX_EXECUTABLES = 32
+"""Call signatures kept ready; the one not used for longest is dropped."""
+_SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+"""Registries of the model that the streamed module uses as its own."""
+
+
+class StreamedModule(nn.Module):
+    """A model that computes its local part tile by tile, forward and backward.
+
+    Made by `streamplan.compile`. Calls take what the plain model takes and return what it returns. An input of another
+    size is planned when it comes, with the options given to `compile`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: CallArguments,
+        options: Options,
+        *,
+        plan: Plan | None = None,
+        device: torch.device | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        self.__dict__["_model"] = model
+        for name in _SHARED:
+            self.__dict__[name] = model.__dict__[name]
+        self.training = model.training
+        self._options = options
+        self._progress = progress
+        self._is_disabled = False
+        self._executables: OrderedDict[str, Executable] = OrderedDict()
+        executable = self._build(arguments, device, plan)
+        self._plan = executable.plan
+        self._planned_key = self._key(arguments, device or default_device(model))
+        self._executables[self._planned_key] = executable
+        check_hooks(model, executable.resident_modules)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan `compile` made."""
+        return self._plan
+
+    @property
+    def source(self) -> str:
+        """The program of that plan, as Python text."""
+        return self._planned_executable().program.program.source
+
+    def save_source(self, path: str | Path) -> None:
+        """Write the program to a file."""
+        Path(path).write_text(self.source, encoding="utf-8")
+
+    def plan_for(self, input_size: Any) -> Plan:
+        """The plan for another input size, with the options given to `compile`."""
+        dtype = self._plan.arguments.image.dtype
+        return self._executable(resolve_arguments(self._model, input_size, None, dtype), self._device()).plan
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Run the plain model inside the `with` block, frozen BatchNorm included, to compare or to fall back."""
+        self._is_disabled = True
+        try:
+            yield
+        finally:
+            self._is_disabled = False
+
+    def reference_mode(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside the `with` block, `model` computes what this module computes.
+
+        That differs from the plain model under `batch_norm="frozen"` only: streamed BatchNorm is put into eval mode.
+
+        Args:
+            model: The plain model, or a copy of it.
+        """
+        norms = self._planned_executable().streamed_batch_norms
+        return in_eval_mode(model, norms if self._options.batch_norm == "frozen" else ())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the plain model computes."""
+        args, kwargs = bind_call(self._model, args, kwargs)
+        if self._is_disabled:
+            with self.reference_mode(self._model):
+                return self._model(*args, **kwargs)
+        check_call(self._model, self._plan, args, kwargs)
+        executable = self._executable(CallArguments.of_tensors(args, kwargs), self._device())
+        check_hooks(self._model, executable.resident_modules)
+        bar = ProgressBar() if self._progress else None
+        try:
+            return executable.run(self._model, tensors_in_order(args, kwargs), bar)
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def train(self, mode: bool = True) -> StreamedModule:
+        """Set training mode, as the plain model does."""
+        self._model.train(mode)
+        self.training = mode
+        return self
+
+    def extra_repr(self) -> str:
+        """Model and grid."""
+        return f"{self._plan.model}, {self._plan.num_tiles} tiles, cut at {', '.join(self._plan.cut)}"
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            model = self.__dict__.get("_model")
+            if model is None:
+                raise
+            return getattr(model, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_executables": OrderedDict()}
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self._model._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._model._load_from_state_dict(*args, **kwargs)
+
+    def _device(self) -> torch.device:
+        return default_device(self._model)
+
+    def _key(self, arguments: CallArguments, device: torch.device) -> str:
+        """Everything a trace depends on: the arguments, the device, and which modules are in training mode."""
+        flags = "".join("1" if module.training else "0" for module in self._model.modules())
+        return f"{arguments!r} {device} {flags}"
+
+    def _planned_executable(self) -> Executable:
+        executable = self._executables.get(self._planned_key)
+        if executable is None:
+            executable = self._executable(self._plan.arguments, self._device())
+        return executable
+
+    def _executable(self, arguments: CallArguments, device: torch.device) -> Executable:
+        """The executable for a call, from the cache or built now."""
+        key = self._key(arguments, device)
+        if key not in self._executables:
+            stored = self._plan if key == self._planned_key else None
+            self._executables[key] = self._build(arguments, device, stored)
+            while len(self._executables) > _MAX_EXECUTABLES:
+                self._executables.popitem(last=False)
+        self._executables.move_to_end(key)
+        return self._executables[key]
+
+    def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
+        return build_executable(prepare_plan(self._model, arguments, self._options, device, stored=stored))

@@ -1,0 +1,108 @@
+"""From what the user passes to what planning takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamplan.errors import InputMismatchError, InputSizeError, ModelTypeError, OptionError
+from streamplan.planning.arguments import CallArguments
+from streamplan.planning.model import default_dtype
+
+_CONV_RANKS = {
+    rank: tuple(getattr(nn, f"{name}{rank - 2}d") for name in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm"))
+    for rank in (3, 4, 5)
+}
+"""Dimensions of the input, batch included, to the layers that take such inputs."""
+
+
+def check_model(model: object) -> nn.Module:
+    """The model, if it is one.
+
+    Raises:
+        ModelTypeError: It is not an `nn.Module`.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    is_class = isinstance(model, type) and issubclass(model, nn.Module)
+    raise ModelTypeError(
+        f"cannot stream {'the class ' if is_class else 'an object of type '}"
+        f"{model.__name__ if isinstance(model, type) else type(model).__name__}",
+        why="streamplan compiles instances of torch.nn.Module",
+        do="pass an instance: Model()" if is_class else "wrap the computation in an nn.Module",
+    )
+
+
+def resolve_arguments(
+    model: nn.Module, input_size: Any, example_inputs: Any, dtype: torch.dtype | None
+) -> CallArguments:
+    """The call to plan for, from a size or from example inputs.
+
+    Raises:
+        InputSizeError: Neither or both are given, or the size is malformed or of the wrong rank.
+    """
+    if (input_size is None) == (example_inputs is None):
+        raise InputSizeError(
+            "no input size is given" if input_size is None else "both input_size and example_inputs are given",
+            why="a plan is made for one size of the image",
+            do="pass input_size=(1, 3, 8192, 8192), or example_inputs=(tensor, ...)",
+        )
+    if example_inputs is not None:
+        arguments = _of_examples(model, example_inputs)
+    else:
+        arguments = CallArguments.of_size(input_size, dtype or default_dtype(model))
+    _check_rank(model, arguments)
+    return arguments
+
+
+def bind_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a call in the order of `forward`'s signature.
+
+    Raises:
+        InputMismatchError: They do not fit the signature.
+    """
+    signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputMismatchError(
+            f"{type(model).__name__} cannot be called like this",
+            why=f"forward{signature}: {error}",
+            do="call the streamed module like the plain model",
+        ) from error
+    return bound.args, bound.kwargs
+
+
+def _of_examples(model: nn.Module, example_inputs: Any) -> CallArguments:
+    if isinstance(example_inputs, torch.Tensor):
+        example_inputs = (example_inputs,)
+    if isinstance(example_inputs, Mapping):
+        args, kwargs = bind_call(model, (), example_inputs)
+    elif isinstance(example_inputs, tuple | list):
+        args, kwargs = bind_call(model, tuple(example_inputs), {})
+    else:
+        raise OptionError(
+            f"example_inputs of type {type(example_inputs).__name__} are not inputs",
+            do="pass a tensor, a tuple of positional arguments, or a dict of keyword arguments",
+        )
+    return CallArguments.of_tensors(args, kwargs)
+
+
+def _check_rank(model: nn.Module, arguments: CallArguments) -> None:
+    """Compare the image's rank with what the model's convolutions take, if they agree among themselves."""
+    ranks = {rank for module in model.modules() for rank, types in _CONV_RANKS.items() if isinstance(module, types)}
+    shape = arguments.image.shape
+    if len(ranks) != 1 or len(shape) in ranks:
+        return
+    (rank,) = ranks
+    axes = ", ".join(("depth", "height", "width")[5 - rank :]) if rank > 3 else "length"
+    raise InputSizeError(
+        f"input_size={shape} has {len(shape)} dimensions",
+        where=type(model).__name__,
+        why=f"its layers take {rank}: batch, channels, {axes}",
+        do=f"give the size with batch and channels: (1, {shape[0]}, ...)" if len(shape) < rank else f"give {rank} numbers",
+    )

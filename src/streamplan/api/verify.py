@@ -1,0 +1,259 @@
+"""`verify`: the streamed net against the plain net, in float64, tensor by tensor.
+
+    error of a result    max |streamed - plain| / max |plain|
+    error of a gradient  max |streamed - plain| / max(max |plain|, 1e-6 x the largest plain gradient of all tensors)
+
+Some true gradients are zero (a convolution's bias before a BatchNorm); rounding makes them 1e-17 in either net, and the
+second term keeps such noise from counting as an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from streamplan.api.executable import tensors_in_order
+from streamplan.api.module import StreamedModule
+from streamplan.api.requests import bind_call, check_model, resolve_arguments
+from streamplan.errors import VerificationError
+from streamplan.ir import TensorSpec
+from streamplan.options import Options
+from streamplan.planning import Plan
+from streamplan.planning.arguments import CallArguments
+from streamplan.planning.model import default_device
+
+_GRADIENT_FLOOR = 1e-6
+"""Smallest reference a gradient is compared with, as a share of the largest gradient of all."""
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """How far one tensor of the streamed net is from the plain net's."""
+
+    kind: str
+    """`output`, `gradient`, `input gradient` or `buffer`."""
+    name: str
+    error: float
+    """Relative error; infinite if one net has the tensor and the other has not, or shapes differ."""
+    scale: float
+    """Largest absolute value of the plain net's tensor."""
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """The outcome of `verify`."""
+
+    errors: tuple[TensorError, ...]
+    """One entry per compared tensor."""
+    rtol: float
+    dtype: str
+    plan: Plan
+
+    @property
+    def worst(self) -> TensorError:
+        """The tensor with the largest error."""
+        return max(self.errors, key=lambda item: item.error)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every error is within the tolerance."""
+        return all(item.error <= self.rtol for item in self.errors)
+
+    def __str__(self) -> str:
+        verdict = "exact" if self.passed else "DIFFERENT"
+        lines = [
+            f"{self.plan.model}, input {self.plan.input_size}, {self.plan.num_tiles} tiles: {verdict} in {self.dtype} "
+            f"(worst {self.worst.error:.1e}, tolerance {self.rtol:.0e})"
+        ]
+        lines.append(f"  {'tensors':<16}{'compared':>9}{'worst error':>13}  worst tensor")
+        for kind in dict.fromkeys(item.kind for item in self.errors):
+            of_kind = [item for item in self.errors if item.kind == kind]
+            worst = max(of_kind, key=lambda item: item.error)
+            lines.append(f"  {kind:<16}{len(of_kind):>9}{worst.error:>13.1e}  {worst.name}")
+        failed = [item for item in self.errors if item.error > self.rtol]
+        lines += [f"  FAILED {item.kind} {item.name}: error {item.error:.1e}" for item in failed[:10]]
+        return "\n".join(lines)
+
+
+def verify(  # noqa: PLR0913 - every option is a keyword
+    model: nn.Module,
+    input_size: Any = None,
+    tile_size: int | tuple[int, ...] | None = None,
+    *,
+    inputs: Any = None,
+    plan: Plan | None = None,
+    dtype: torch.dtype = torch.float64,
+    rtol: float = 1e-10,
+    seed: int = 0,
+    raise_exception: bool = True,
+) -> VerificationReport:
+    """Compare the streamed net with the plain net: outputs, every parameter's gradient, input gradients, buffers.
+
+    Both nets are copies of `model` in `dtype`; the model itself is not touched. The loss is a fixed random weighting of
+    the outputs, so that every output position has its own cotangent. Use an image small enough for the plain net.
+
+    Args:
+        model: The model.
+        input_size: Size of a random image, batch and channels included.
+        tile_size: As for `compile`.
+        inputs: Instead of `input_size`: real inputs, a tensor, a tuple of positional or a dict of keyword arguments.
+        plan: A plan whose cut, tile size and BatchNorm policy to verify; also its input size, if no other is given.
+        dtype: Floating-point dtype to compare in.
+        rtol: Largest relative error that counts as exact.
+        seed: Seed of the random image, the cotangents, and any randomness in the resident part.
+        raise_exception: Whether a failure raises.
+
+    Returns:
+        The report; `print` shows it.
+
+    Raises:
+        VerificationError: A tensor differs by more than `rtol`.
+    """
+    plain = copy.deepcopy(check_model(model)).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    args, kwargs = _call_inputs(plain, input_size, inputs, plan, dtype, generator)
+    options = Options() if plan is None else Options(cut=plan.requested_cut or "latest", batch_norm=plan.batch_norm)
+    streamed = StreamedModule(
+        copy.deepcopy(plain),
+        CallArguments.of_tensors(args, kwargs),
+        dataclasses.replace(options, tile_size=plan.tile_size if plan and tile_size is None else tile_size),
+        device=default_device(plain),
+    )
+    with streamed.reference_mode(plain):
+        expected = _run(plain, plain, args, kwargs, seed)
+    actual = _run(streamed, streamed, args, kwargs, seed)
+    report = VerificationReport(tuple(_compare(expected, actual)), rtol, str(dtype).removeprefix("torch."), streamed.plan)
+    if raise_exception and not report.passed:
+        worst = report.worst
+        raise VerificationError(
+            f"the streamed {worst.kind} {worst.name} differs from the plain net's by {worst.error:.1e}",
+            where=type(model).__name__,
+            why=f"the tolerance is {rtol:.0e} in {report.dtype}\n{report}",
+            do="do not train on this plan; please report the model, the sizes and this table",
+        )
+    return report
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Everything one net computed."""
+
+    outputs: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor | None]
+    input_gradients: Mapping[str, Tensor | None]
+    buffers: Mapping[str, Tensor]
+
+
+def _call_inputs(
+    model: nn.Module,
+    input_size: Any,
+    inputs: Any,
+    plan: Plan | None,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the call: the user's with floating-point tensors in `dtype`, or random ones."""
+    if inputs is not None:
+        positional = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
+        args, kwargs = bind_call(model, positional, inputs if isinstance(inputs, Mapping) else {})
+        return _map_tensors(args, dtype), _map_tensors(kwargs, dtype)
+    if plan is not None and input_size is None:
+        arguments = plan.arguments
+    else:
+        arguments = resolve_arguments(model, input_size, None, dtype)
+
+    def make(value: Any) -> Any:
+        if not isinstance(value, TensorSpec):
+            return value
+        if not value.dtype.is_floating_point:
+            return torch.randint(0, 256, value.shape, generator=generator).to(value.dtype)
+        return torch.randn(value.shape, generator=generator, dtype=dtype)
+
+    args = pytree.tree_map(make, tuple(arguments.args), is_leaf=lambda item: isinstance(item, TensorSpec))
+    kwargs = pytree.tree_map(make, dict(arguments.kwargs), is_leaf=lambda item: isinstance(item, TensorSpec))
+    return args, kwargs
+
+
+def _map_tensors(value: Any, dtype: torch.dtype) -> Any:
+    def convert(item: Any) -> Any:
+        is_float = isinstance(item, Tensor) and item.is_floating_point()
+        return item.detach().to(dtype) if is_float else item
+
+    return pytree.tree_map(convert, value)
+
+
+def _run(
+    module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], seed: int
+) -> _Results:
+    """One forward and backward pass."""
+    args, kwargs = pytree.tree_map(_leaf, (tuple(args), dict(kwargs)))
+    module.zero_grad(set_to_none=True)
+    torch.manual_seed(seed)
+    outputs = [leaf for leaf in pytree.tree_leaves(call(*args, **kwargs)) if isinstance(leaf, Tensor)]
+    generator = torch.Generator().manual_seed(seed + 1)
+    differentiable = [output for output in outputs if output.requires_grad]
+    cotangents = [_cotangent(output, generator) for output in differentiable]
+    if differentiable:
+        torch.autograd.backward(differentiable, cotangents)
+    tensors = tensors_in_order(args, kwargs)
+    return _Results(
+        outputs={f"output {index}": output.detach() for index, output in enumerate(outputs)},
+        gradients={name: p.grad for name, p in module.named_parameters() if p.requires_grad},
+        input_gradients={f"input {index}": x.grad for index, x in enumerate(tensors) if x.requires_grad},
+        buffers=dict(module.named_buffers()),
+    )
+
+
+def _leaf(value: Any) -> Any:
+    """A tensor of its own whose gradient is recorded, if it can have one."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().clone().requires_grad_(value.is_floating_point())
+
+
+def _cotangent(output: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
+
+
+def _compare(expected: _Results, actual: _Results) -> Iterator[TensorError]:
+    gradients = {**expected.gradients, **expected.input_gradients}
+    floor = _GRADIENT_FLOOR * max((_scale(g) for g in gradients.values() if g is not None), default=0.0)
+    for kind, field, least in (
+        ("output", "outputs", 0.0),
+        ("gradient", "gradients", floor),
+        ("input gradient", "input_gradients", floor),
+        ("buffer", "buffers", 0.0),
+    ):
+        reference, found = getattr(expected, field), getattr(actual, field)
+        for name in dict.fromkeys((*reference, *found)):
+            yield _tensor_error(kind, name, reference.get(name), found.get(name), least)
+
+
+def _tensor_error(kind: str, name: str, reference: Tensor | None, found: Tensor | None, least: float) -> TensorError:
+    if reference is None and found is None:
+        return TensorError(kind, name, 0.0, 0.0)
+    if reference is None or found is None or reference.shape != found.shape or reference.dtype != found.dtype:
+        return TensorError(kind, name, math.inf, 0.0 if reference is None else _scale(reference))
+    scale = _scale(reference)
+    both_nan = reference.isnan() & found.isnan() if reference.is_floating_point() else reference != reference
+    difference = torch.where(both_nan | (reference == found), 0.0, (found.double() - reference.double()).abs())
+    largest = float(difference.max()) if difference.numel() else 0.0
+    if math.isnan(largest):
+        return TensorError(kind, name, math.inf, scale)
+    divisor = max(scale, least)
+    return TensorError(kind, name, largest / divisor if divisor else (0.0 if largest == 0.0 else math.inf), scale)
+
+
+def _scale(tensor: Tensor) -> float:
+    """Largest finite absolute value."""
+    values = tensor.detach().double().abs()
+    finite = values[values.isfinite()]
+    return float(finite.max()) if finite.numel() else 0.0

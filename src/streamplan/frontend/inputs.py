@@ -1,0 +1,77 @@
+"""Example inputs: from the specs the user gives to the arguments of one run.
+
+In: the signature of `forward` and what to call it with, a `TensorSpec` per tensor. Out: positional and keyword
+arguments in which each spec has become a fake tensor, or a proxy of one. Everything that is not a tensor is passed as
+it is, and an argument that is not given keeps its default, so `mask=None` stays None.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamplan.errors import TracingError
+from streamplan.frontend.aten_stream import label
+from streamplan.ir import TensorSpec
+
+
+class ExampleInputs:
+    """What to call a model with.
+
+    Args:
+        model: The model; only its signature is used.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        device: Device of the fake inputs.
+
+    Raises:
+        TracingError: The arguments do not fit the model's `forward`.
+    """
+
+    def __init__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], device: torch.device) -> None:
+        self._signature = inspect.signature(model.forward)
+        self._args = tuple(args)
+        self._kwargs = dict(kwargs)
+        self._device = device
+        try:
+            self._signature.bind(*self._args, **self._kwargs)
+        except TypeError as error:
+            raise TracingError(
+                "the example inputs do not fit the model's forward",
+                where=type(model).__name__,
+                why=f"forward{self._signature}: {error}",
+                do="give one input per argument without a default",
+            ) from error
+
+    def make(self, wrap: Callable[[str, torch.Tensor], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of one run. To be called under a fake tensor mode.
+
+        Args:
+            wrap: Called with a name and a new fake tensor for each spec; what it returns is passed to the model.
+
+        Returns:
+            Positional and keyword arguments.
+        """
+        bound = self._signature.bind(*self._args, **self._kwargs)
+        for name, value in bound.arguments.items():
+            if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {key: self._build(key, item, wrap) for key, item in value.items()}
+            else:
+                bound.arguments[name] = self._build(name, value, wrap)
+        return bound.args, bound.kwargs
+
+    def _build(self, name: str, value: Any, wrap: Callable[[str, torch.Tensor], Any]) -> Any:
+        if isinstance(value, TensorSpec | torch.Tensor):
+            fake = torch.empty(tuple(value.shape), dtype=value.dtype, device=self._device)
+            label(fake, f"input {name}")
+            return wrap(name, fake)
+        if isinstance(value, dict):
+            return {key: self._build(f"{name}_{key}", item, wrap) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            items = [self._build(f"{name}_{index}", item, wrap) for index, item in enumerate(value)]
+            return items if isinstance(value, list) else tuple(items)
+        return value

@@ -1,0 +1,224 @@
+"""Lower a traced fx graph to the canonical graph: every spelling of an operation becomes the same call.
+
+In: a `Trace`, whose nodes are modules, functions and methods as the user spelled them. Out: a `Graph` of `OpCall`s with
+canonical names and arguments. A node without a canonical form keeps its own name and all its inputs, so that nothing
+it reads or writes is lost; a later stage finds no rule for it and refuses to stream it.
+
+Calls keep the names of their nodes. Nodes that neither reach the model's result nor write in place are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from streamplan.frontend.canonical import Canonical, NoCanonicalFormError, canonicalize, multi_output_slices
+from streamplan.frontend.facts import Trace
+from streamplan.frontend.module_spellings import spelling_of
+from streamplan.frontend.signatures import FUNCTIONS, METHODS
+from streamplan.ir import INPUT, AttributeRef, Graph, OpCall, TensorSpec, ValueRef
+
+
+def lower(trace: Trace) -> Graph:
+    """Lower `trace` to a canonical graph."""
+    return _Lowering(trace).run()
+
+
+class _Lowering:
+    """One pass over the nodes."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._attributes: dict[str, TensorSpec] = {}
+        self._calls: list[OpCall] = []
+
+    def run(self) -> Graph:
+        """Lower all live nodes in order."""
+        live = _live_nodes(self._trace)
+        for node in self._trace.graph.nodes:
+            if node in live and node.op not in ("get_attr", "output") and not _is_unpacked(node):
+                self._calls.append(self._lower_node(node))
+        names = {call.name for call in self._calls}
+        output = next(node for node in self._trace.graph.nodes if node.op == "output")
+        outputs = tuple(dict.fromkeys(node.name for node in output.all_input_nodes if node.name in names))
+        modules = {path: name for path, name in self._trace.module_outputs.items() if name in names}
+        return Graph(tuple(self._calls), outputs, modules, self._attributes)
+
+    def _lower_node(self, node: fx.Node) -> OpCall:
+        fact = self._trace.facts[node.name]
+        target, remark = _target_name(node, self._trace.skeleton), fact.unsafe_write
+        try:
+            canonical = INPUT_FORM if node.op == "placeholder" else self._canonical_form(node)
+        except (NoCanonicalFormError, TypeError) as problem:
+            remark = remark or str(problem)
+            canonical = Canonical(target, {"args": self._argument(node.args), "kwargs": self._argument(node.kwargs)})
+        return OpCall(
+            name=node.name,
+            op=canonical.op,
+            arguments=canonical.arguments,
+            output=fact.output if isinstance(fact.output, TensorSpec) else None,
+            target=target,
+            module_path=fact.module_path,
+            module_type=fact.module_type,
+            location=fact.location,
+            flops=fact.flops,
+            activation_bytes=fact.activation_bytes,
+            remark=remark,
+        )
+
+    def _canonical_form(self, node: fx.Node) -> Canonical:
+        if node.op == "call_module":
+            op, arguments = self._module_arguments(node)
+        else:
+            table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
+            known = table.get(node.target) if _is_hashable(node.target) else None
+            if known is None:
+                raise NoCanonicalFormError("")
+            if node.target is torch.Tensor.to or node.target in ("to", "type_as", "type"):
+                op, arguments = "to", {"input": self._argument(node.args[0])}
+            elif known.op == "getitem" and _is_item(node):
+                return self._item(node)
+            else:
+                op = known.op
+                arguments = known.bind(self._argument(node.args), self._argument(node.kwargs))
+        fact = self._trace.facts[node.name]
+        return canonicalize(op, arguments, self._spec_of, fact.output)
+
+    def _module_arguments(self, node: fx.Node) -> tuple[str, dict[str, Any]]:
+        module = self._trace.skeleton.get_submodule(str(node.target))
+        spelling = spelling_of(module)
+        if spelling is None:
+            raise NoCanonicalFormError("")
+        op, read = spelling
+        arguments = read(module, str(node.target))
+        for value in arguments.values():
+            if isinstance(value, AttributeRef):
+                self._note_attribute(value.path)
+        return op, {"input": self._argument((*node.args, *node.kwargs.values())[0]), **arguments}
+
+    def _item(self, node: fx.Node) -> Canonical:
+        """One item of a call that returns several tensors."""
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        if not _is_unpacked(source):
+            raise NoCanonicalFormError(f"it takes an item of {source.name}, which returns several tensors")
+        table: Mapping[Any, Any] = FUNCTIONS if source.op == "call_function" else METHODS
+        known = table[source.target]
+        arguments = known.bind(self._argument(source.args), self._argument(source.kwargs))
+        assert isinstance(index, int)
+        return multi_output_slices(known.op, arguments, self._spec_of)[index]
+
+    def _argument(self, value: Any) -> Any:
+        """Nodes become references, containers plain tuples and dicts; slices become tuples so references are seen."""
+        if isinstance(value, fx.Node):
+            if value.op == "get_attr":
+                self._note_attribute(str(value.target))
+                return AttributeRef(str(value.target))
+            if _is_unpacked(value):  # read by an item of it: stands for what it was taken from
+                return self._argument(value.args[0])
+            return ValueRef(value.name)
+        if isinstance(value, slice):
+            return slice(*(self._argument(part) for part in (value.start, value.stop, value.step)))
+        if isinstance(value, tuple | list):
+            return tuple(self._argument(item) for item in value)
+        if isinstance(value, Mapping):
+            return {key: self._argument(item) for key, item in value.items()}
+        return value
+
+    def _note_attribute(self, path: str) -> None:
+        tensor = _attribute(self._trace.skeleton, path)
+        self._attributes[path] = TensorSpec(tuple(tensor.shape), tensor.dtype)
+
+    def _spec_of(self, reference: ValueRef | AttributeRef) -> TensorSpec:
+        if isinstance(reference, AttributeRef):
+            return self._attributes[reference.path]
+        output = self._trace.facts[reference.name].output
+        if not isinstance(output, TensorSpec):
+            raise NoCanonicalFormError(f"it reads {reference.name}, which is not one tensor")
+        return output
+
+
+INPUT_FORM = Canonical(INPUT, {})
+"""Canonical form of a placeholder."""
+
+
+def _live_nodes(trace: Trace) -> frozenset[fx.Node]:
+    """Placeholders, nodes that reach the result, and nodes that write something."""
+    pending = [
+        node
+        for node in trace.graph.nodes
+        if node.op in ("output", "placeholder") or (node.name in trace.facts and trace.facts[node.name].mutates)
+    ]
+    live: set[fx.Node] = set()
+    while pending:
+        node = pending.pop()
+        if node not in live:
+            live.add(node)
+            pending.extend(node.all_input_nodes)
+    return frozenset(live)
+
+
+def _is_unpacked(node: fx.Node) -> bool:
+    """Whether a node is a chunk, split or unbind whose items alone are used."""
+    table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
+    if node.op not in ("call_function", "call_method") or not _is_hashable(node.target):
+        return False
+    known = table.get(node.target)
+    return known is not None and known.op in ("chunk", "split", "unbind") and all(_is_item(user) for user in node.users)
+
+
+def _is_item(node: fx.Node) -> bool:
+    """Whether a node takes one item, by a number, of a call that returns a tuple or list."""
+    known = FUNCTIONS.get(node.target) if node.op == "call_function" and _is_hashable(node.target) else None
+    if known is None or known.op != "getitem" or not isinstance(node.args[1], int):
+        return False
+    source = node.args[0]
+    return isinstance(source, fx.Node) and _returns_several(source)
+
+
+def _returns_several(node: fx.Node) -> bool:
+    table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
+    if node.op not in ("call_function", "call_method") or not _is_hashable(node.target):
+        return False
+    known = table.get(node.target)
+    return known is not None and known.op in ("chunk", "split", "unbind")
+
+
+def _is_hashable(target: Any) -> bool:
+    return isinstance(target, str) or callable(target)
+
+
+def _attribute(root: nn.Module, path: str) -> torch.Tensor:
+    value: Any = root
+    for name in path.split("."):
+        value = getattr(value, name)
+    assert isinstance(value, torch.Tensor), path
+    return value
+
+
+def _target_name(node: fx.Node, skeleton: nn.Module) -> str:
+    """The callable as a user would write it: `torch.nn.Conv2d`, `torch.relu`, `Tensor.relu_`."""
+    if node.op == "call_module":
+        cls = type(skeleton.get_submodule(str(node.target)))
+        module = "torch.nn" if cls.__module__.startswith("torch.nn.modules") else cls.__module__
+        return f"{module}.{cls.__qualname__}"
+    if node.op == "call_method":
+        return f"Tensor.{node.target}"
+    if node.op == "call_function":
+        return _function_name(node.target)  # type: ignore[arg-type]
+    return str(node.target)
+
+
+def _function_name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    module = getattr(function, "__module__", None) or "torch"
+    if module == "_operator":
+        module = "operator"
+    if module.startswith("torch._C") or module.startswith("torch.nn.functional"):
+        module = "torch.nn.functional" if hasattr(torch.nn.functional, name) else "torch"
+    return f"{module}.{name}"
+
+

@@ -1,0 +1,46 @@
+"""Global switches of torch a model may flip inside `forward`, which a graph has no place for.
+
+In: the switches at the start of the trace and at a node. Out: the difference, in words for an error message. A flipped
+gradient switch is harmless where no gradient could flow anyway (`with torch.no_grad(): grid = torch.arange(8)`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class AmbientModes:
+    """State of the switches."""
+
+    gradient: bool
+    """Whether autograd records."""
+    inference: bool
+    """Whether inference mode is on."""
+    autocast: tuple[tuple[bool, torch.dtype], ...]
+    """Whether autocast is on, and its dtype, per device type."""
+
+    @classmethod
+    def current(cls) -> AmbientModes:
+        """The switches as they are now."""
+        return cls(
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST_DEVICES),
+        )
+
+    def difference(self, other: AmbientModes, *, ignore_gradient: bool) -> str:
+        """What `other` has switched, such as "under torch.no_grad()"; "" if nothing that matters."""
+        if self.autocast != other.autocast:
+            return "under another torch.autocast than the model was called with"
+        if ignore_gradient:
+            return ""
+        if self.inference != other.inference:
+            return "under torch.inference_mode()"
+        if self.gradient != other.gradient:
+            return "under torch.enable_grad()" if other.gradient else "under torch.no_grad()"
+        return ""

@@ -1,0 +1,397 @@
+"""The tracer: runs the skeleton on proxies and builds the graph node by node.
+
+In: a skeleton and fake inputs. Out: an fx graph, and for each node a `CallRecord` of what it evaluated to.
+
+Every call the model makes on a traced value arrives in `record`. It writes the call's arguments as node arguments,
+reads them back from the nodes, and executes the call on the fake tensors found there, just as an interpreter of the
+finished graph would. So the aten calls recorded meanwhile are those of the graph, and comparing them with a plain run
+of the model (`aten_stream`) is a test of the graph rather than of the model against itself.
+
+A call that neither returns a tensor nor writes one (`x.is_contiguous()`, `torch.is_floating_point(x)`) is answered and
+leaves no node.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.fx.node import map_arg
+from torch.overrides import is_tensor_method_or_property
+
+from streamplan.errors import TracingError
+from streamplan.frontend.aten_stream import AtenStream
+from streamplan.frontend.facts import map_structure, tensors_in
+from streamplan.frontend.fake_proxy import OPERATORS, FakeProxy, TracingMode, proxies_in
+from streamplan.frontend.locations import place, user_location
+from streamplan.frontend.modes import AmbientModes
+from streamplan.frontend.patches import tracing_patches
+from streamplan.frontend.records import CallRecord, StorageTable
+from streamplan.frontend.skeleton import Skeleton
+from streamplan.ir import SourceLocation
+
+_TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data", "grad"})
+_METADATA = frozenset(
+    {"size", "dim", "ndimension", "stride", "numel", "nelement", "is_contiguous", "element_size", "get_device"}
+    | {"is_floating_point", "is_complex", "is_signed", "storage_offset", "is_inference", "__len__"}
+)
+_FORGOTTEN = frozenset({"register_hook", "retain_grad", "register_post_accumulate_grad_hook", "backward"})
+_MIN_SPATIAL_RANK = 3
+_FIRST_SPATIAL_DIM = 2
+
+
+class GraphTracer:
+    """One trace.
+
+    Args:
+        skeleton: The model, on fake tensors.
+        stream: Active aten recorder.
+        is_leaf: Which modules become one node instead of being traced into.
+    """
+
+    def __init__(self, skeleton: Skeleton, stream: AtenStream, is_leaf: Callable[[nn.Module], bool]) -> None:
+        self.graph = fx.Graph()
+        self.records: dict[fx.Node, CallRecord] = {}
+        self.module_outputs: dict[str, str] = {}
+        self.shape_reads: dict[SourceLocation, None] = {}
+        self.storages = StorageTable()
+        self.executing = False
+        self.root = skeleton.root
+        self.stream = stream
+        self._skeleton = skeleton
+        self._is_leaf = is_leaf
+        self._modules = dict(skeleton.root.named_modules())
+        self._module_paths = {id(module): path for path, module in self._modules.items()}
+        self._attributes: dict[str, FakeProxy] = {}
+        self._stack: list[tuple[str, str]] = []
+        self._modes = AmbientModes.current()
+        self._spans: list[tuple[int, fx.Node | None]] = []
+        self._failure: tuple[BaseException, str, str] | None = None
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the model on proxies and add the output node.
+
+        Returns:
+            What the model returned, with proxies for tensors.
+        """
+        with tracing_patches(self), TracingMode(self):
+            return self.root(*args, **kwargs)
+
+    def add_input(self, name: str, fake: torch.Tensor) -> FakeProxy:
+        """Add a placeholder."""
+        with self._execution():
+            node = self.graph.placeholder(name)
+            self._keep(node, fake, None, [])
+            self.records[node].is_activation = True
+            self.records[node].carries_gradient = fake.is_floating_point() or fake.is_complex()
+            return FakeProxy(self, node, fake)
+
+    def add_output(self, value: Any) -> fx.Node:
+        """Add the output node."""
+        with self._execution():
+            node: fx.Node = self.graph.output(self._lower(_plain(value), None))
+            self.records[node] = CallRecord(self.evaluate(node.args[0]), None, "", type(self.root).__name__)
+            return node
+
+    def evaluate(self, argument: Any) -> Any:
+        """Replace the nodes in a node argument by the fake values they evaluated to."""
+        return map_arg(argument, lambda node: self.records[node].value)
+
+    def node_of_call(self, index: int) -> fx.Node | None:
+        """Node whose execution made the aten call of this index."""
+        position = bisect_right(self._spans, index, key=lambda span: span[0]) - 1
+        return self._spans[position][1] if position >= 0 else None
+
+    def failing_module(self, error: BaseException) -> tuple[str, str]:
+        """Path and class name of the innermost module an exception left."""
+        if self._failure is not None and self._failure[0] is error:
+            return self._failure[1:]
+        return "", type(self.root).__name__
+
+    # -- what the model does --------------------------------------------------------------------------------------
+
+    def torch_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A torch function, method or property of a tensor is used."""
+        if self.executing:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._read_property(func, args[0])
+        if not _is_tensor_method(func, name):
+            if name == "__set__":
+                raise self._error("a property of a traced value is assigned", "the graph has no node for it")
+            return self.record("call_function", func, args, kwargs)
+        if name in _METADATA:
+            return self._read_metadata(name, args, kwargs)
+        if name in _FORGOTTEN:
+            raise self._error(f"Tensor.{name} is called on a traced value", "it would have no effect later")
+        if name in OPERATORS:
+            return self.record("call_function", OPERATORS[name], args, kwargs)
+        return self.record("call_method", name, args, kwargs)
+
+    def call_module(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], original: Callable[..., Any]
+    ) -> Any:
+        """A module is called. One that is not part of the model (made in `forward`) is traced into."""
+        path = self._module_paths.get(id(module))
+        self._stack.append((self._stack[-1][0] if path is None else path, plain_class(module).__name__))
+        try:
+            if path is not None and self._is_leaf(module):
+                out = self.record("call_module", path, args, kwargs)
+            else:
+                out = original(module, *args, **kwargs)
+        except Exception as error:
+            if self._failure is None or self._failure[0] is not error:
+                self._failure = (error, *self._stack[-1])
+            raise
+        finally:
+            self._stack.pop()
+        if path is not None:
+            self._note_output(path, out)
+        return out
+
+    def read_attribute(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A parameter, buffer or tensor attribute of the model is read."""
+        path = self._skeleton.tensor_paths.get(id(tensor))
+        if path is None or isinstance(tensor, FakeProxy):
+            return tensor
+        if path not in self._attributes:
+            with self._execution():
+                if "[" in path:
+                    raise self._error(
+                        f"{path} is a tensor in a plain Python container",
+                        "the graph refers to tensors by attribute path",
+                        "make it a registered buffer or a parameter",
+                    )
+                node = self.graph.get_attr(path)
+                self._keep(node, tensor, self._location(), [])
+                self.records[node].carries_gradient = tensor.requires_grad
+                self._attributes[path] = FakeProxy(self, node, tensor)
+        return self._attributes[path]
+
+    def record(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Add a call to the graph and execute it.
+
+        Args:
+            kind: fx opcode: call_function, call_method or call_module.
+            target: Its target.
+            args: Positional arguments, with proxies.
+            kwargs: Keyword arguments, with proxies.
+
+        Returns:
+            A proxy, a tuple, list or dict of proxies, or the result itself if the call makes and writes no tensor.
+        """
+        with self._execution():
+            location = self._location()
+            node_args = self._lower(args, location)
+            node_kwargs = self._lower(kwargs, location)
+            first_call = len(self.stream.calls)
+            self.stream.begin()
+            value = self._execute(kind, target, self.evaluate(node_args), self.evaluate(node_kwargs), location)
+            written = self._known_writes(kind)
+            if not written and not tensors_in(value):
+                self._spans.append((first_call, None))
+                return value
+            node = self.graph.create_node(kind, target, node_args, node_kwargs)
+            self._spans.append((first_call, node))
+            self._keep(node, value, location, written)
+            self.records[node].flops = self.stream.flops
+            self._check_modes(node)
+            return self._wrap(node, value)
+
+    # -- executing ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _execution(self) -> Iterator[None]:
+        """While it is open, calls are executed, not recorded."""
+        before = self.executing
+        self.executing = True
+        try:
+            yield
+        finally:
+            self.executing = before
+
+    def _execute(self, kind: str, target: Any, args: Any, kwargs: Any, location: SourceLocation | None) -> Any:
+        try:
+            if kind == "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            if kind == "call_module":
+                return self._modules[target](*args, **kwargs)
+            return target(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            name = target if isinstance(target, str) else getattr(target, "__name__", repr(target))
+            raise self._error(
+                f"{name} needs the values of a tensor",
+                "a plan is made from sizes alone, so neither control flow nor sizes may depend on values",
+                "move the computation behind the network, or replace it by one on sizes",
+                location,
+            ) from error
+
+    def _known_writes(self, kind: str) -> list[Any]:
+        """Writes to tensors that outlive the call. What a leaf module does to its own buffers is its own affair."""
+        written = [self.storages.extent(tensor) for tensor in self.stream.written if self.storages.knows(tensor)]
+        if kind == "call_module":
+            owned = {self.records[proxy.node].storages[0] for proxy in self._attributes.values()}
+            written = [extent for extent in written if extent.storage not in owned]
+        return list(dict.fromkeys(written))
+
+    def _keep(self, node: fx.Node, value: Any, location: SourceLocation | None, written: list[Any]) -> None:
+        """Write down what a node evaluated to."""
+        path, type_name = self._stack[-1] if self._stack else ("", type(self.root).__name__)
+        record = CallRecord(value, location, path, type_name, written=written)
+        record.note_storages(self.storages, is_call=node.op not in ("placeholder", "get_attr"))
+        inputs = [self.records[source] for source in node.all_input_nodes]
+        record.is_activation = any(source.is_activation for source in inputs)
+        differentiable = any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors_in(value))
+        record.carries_gradient = differentiable and any(source.carries_gradient for source in inputs)
+        self.records[node] = record
+
+    def _wrap(self, node: fx.Node, value: Any) -> Any:
+        """The value as the model sees it, with a proxy for each tensor in it."""
+        if isinstance(value, torch.Tensor):
+            return FakeProxy(self, node, value)
+        if isinstance(value, dict):
+            return type(value)((key, self._item(node, key, item)) for key, item in value.items())
+        if isinstance(value, tuple | list):
+            items = [self._item(node, index, item) for index, item in enumerate(value)]
+            return _rebuild_sequence(value, items)
+        return value
+
+    def _item(self, node: fx.Node, key: Any, item: Any) -> Any:
+        if not tensors_in(item):
+            return item
+        child = self.graph.call_function(OPERATORS["__getitem__"], (node, key))
+        self._keep(child, item, self.records[node].location, [])
+        return self._wrap(child, item)
+
+    # -- arguments ------------------------------------------------------------------------------------------------
+
+    def _lower(self, value: Any, location: SourceLocation | None) -> Any:
+        """A value as a node argument: proxies and tensors of the model become nodes."""
+        if isinstance(value, FakeProxy):
+            if value.tracer is not self:
+                raise self._error(
+                    "a value of another trace is used", "the model keeps tensors across calls", "", location
+                )
+            return value.node
+        if isinstance(value, torch.Tensor):
+            proxy = self.read_attribute(value)
+            if not isinstance(proxy, FakeProxy):
+                raise self._error(
+                    f"a tensor of shape {tuple(value.shape)} is used that the model does not own",
+                    "it is a global, or was kept from elsewhere; the graph can only refer to inputs and attributes",
+                    "register it as a buffer of the module that uses it",
+                    location,
+                )
+            return proxy.node
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            return value.item()  # a numpy scalar prints as a call, which generated code could not read
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*[self._lower(item, location) for item in value])
+        return map_structure(lambda item: self._lower(item, location), value)
+
+    # -- metadata -------------------------------------------------------------------------------------------------
+
+    def _read_property(self, func: Any, tensor: torch.Tensor) -> Any:
+        descriptor = func.__self__
+        name = getattr(descriptor, "__name__", None) or descriptor.fget.__name__
+        if name in _TENSOR_PROPERTIES:
+            return self.record("call_function", getattr, (tensor, name), {})
+        if name == "shape":
+            self._note_shape_read(tensor)
+        with self._execution():
+            return getattr(_fake(tensor), name)
+
+    def _read_metadata(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with self._execution():
+            tensor = _fake(args[0])
+            rank = tensor.dim()
+            value = getattr(tensor, name)(*args[1:], **kwargs)
+        if name == "size":
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            if not isinstance(dim, int) or dim % max(rank, 1) >= _FIRST_SPATIAL_DIM:
+                self._note_shape_read(args[0])
+        elif name in ("numel", "nelement"):
+            self._note_shape_read(args[0])
+        return value
+
+    def _note_shape_read(self, tensor: torch.Tensor) -> None:
+        with self._execution():
+            if not isinstance(tensor, FakeProxy) or tensor.fake.dim() < _MIN_SPATIAL_RANK:
+                return
+            location = self._location()
+            if location is not None and self.records[tensor.node].is_activation:
+                self.shape_reads[location] = None
+
+    # -- places ---------------------------------------------------------------------------------------------------
+
+    def _location(self) -> SourceLocation | None:
+        return user_location(GraphTracer.run.__code__)
+
+    def _note_output(self, path: str, out: Any) -> None:
+        names = [proxy.node.name for proxy in proxies_in(out)]
+        if len(names) == 1:
+            self.module_outputs[path] = names[0]
+        else:
+            self.module_outputs.pop(path, None)
+
+    def _check_modes(self, node: fx.Node) -> None:
+        record = self.records[node]
+        inputs_carry = any(self.records[source].carries_gradient for source in node.all_input_nodes)
+        difference = self._modes.difference(AmbientModes.current(), ignore_gradient=not inputs_carry)
+        if difference:
+            raise self._error(
+                f"{node.name} runs {difference}",
+                "a graph has no such regions: the call would run as if it stood outside",
+                "move the switch outside the model, or write it without (x.detach(), x.float())",
+                record.location,
+            )
+
+    def _error(
+        self, what: str, why: str, do: str = "rewrite the line, or register the module that makes the call as a leaf",
+        location: SourceLocation | None = None,
+    ) -> TracingError:  # fmt: skip
+        path, type_name = self._stack[-1] if self._stack else ("", "")
+        return TracingError(what, where=place(path, type_name, location or self._location()), why=why, do=do)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """Class of a module as its author wrote it, without the subclass `parametrize` puts in front."""
+    cls = type(module)
+    return cls.__mro__[1] if nn.utils.parametrize.is_parametrized(module) else cls
+
+
+def is_torch_leaf(module: nn.Module) -> bool:
+    """Whether a module is one of torch's own layers rather than a container or a class of the user."""
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return False
+    cls = plain_class(module)
+    return cls.__module__.startswith("torch.nn.") and cls is not nn.Module
+
+
+def _is_tensor_method(func: Any, name: str) -> bool:
+    return bool(is_tensor_method_or_property(func)) or getattr(torch.Tensor, name, None) is func
+
+
+def _plain(value: Any) -> Any:
+    """A result in plain containers, as an output node holds it; the structure itself is kept beside the graph."""
+    if isinstance(value, tuple | list | dict):
+        return map_structure(_plain, value)
+    return value
+
+
+def _fake(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.fake if isinstance(tensor, FakeProxy) else tensor
+
+
+def _rebuild_sequence(value: Any, items: list[Any]) -> Any:
+    if isinstance(value, list):
+        return items
+    if hasattr(value, "_fields"):
+        return type(value)(*items)
+    return tuple(items) if type(value).__module__ == "builtins" else type(value)(items)

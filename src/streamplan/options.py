@@ -1,0 +1,50 @@
+"""The options of `compile` and `plan`, checked where they enter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from streamplan.errors import OptionError
+
+BatchNormPolicy = Literal["error", "frozen", "resident"]
+"""What to do about BatchNorm in training mode in the way of streaming."""
+HaloPolicy = Literal["auto", "recompute"]
+"""How tiles get the samples around them that they read."""
+
+BATCH_NORM_POLICIES = ("error", "frozen", "resident")
+HALO_POLICIES = ("auto", "recompute")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `compile` was asked for, besides sizes; it applies again when another image size is planned."""
+
+    tile_size: int | tuple[int, ...] | None = None
+    """Input samples a tile may read, per axis or for all; None lets the planner choose."""
+    cut: str | tuple[str, ...] = "latest"
+    """Where the resident part begins."""
+    halo: HaloPolicy = "auto"
+    batch_norm: BatchNormPolicy = "error"
+
+    def __post_init__(self) -> None:
+        _check_choice("halo", self.halo, HALO_POLICIES)
+        _check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
+        if not self.cut or not isinstance(self.cut, str | tuple):
+            raise OptionError(
+                f"cut={self.cut!r} is not a cut",
+                do='pass "latest", a module path, the name of a value, or a tuple of them',
+            )
+
+    @property
+    def cut_names(self) -> tuple[str, ...]:
+        """The requested cut as a tuple of names; empty for the latest."""
+        if self.cut == "latest":
+            return ()
+        return (self.cut,) if isinstance(self.cut, str) else self.cut
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise OptionError(f"{name}={value!r} is not known", why=f"{name} is one of {known}", do=f"pass one of {known}")

@@ -1,0 +1,147 @@
+"""The call a plan is made for: tensors by shape and dtype, everything else as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from streamplan.errors import InputSizeError, OptionError
+from streamplan.ir import TensorSpec
+
+_CONSTANTS = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class CallArguments:
+    """Arguments of `forward`, with a `TensorSpec` in the place of every tensor."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def specs(self) -> Iterator[TensorSpec]:
+        """All tensors, positional arguments first."""
+        yield from _specs(self.args)
+        yield from _specs(self.kwargs)
+
+    @property
+    def image(self) -> TensorSpec:
+        """The first tensor of at least three dimensions.
+
+        Raises:
+            InputSizeError: There is none.
+        """
+        for spec in self.specs():
+            if len(spec.shape) >= 3:
+                return spec
+        raise InputSizeError(
+            "no input has the rank of an image",
+            why="streaming divides the axes of an input (batch, channels, axis 0, ...)",
+            do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
+        )
+
+    @classmethod
+    def of_tensors(cls, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> CallArguments:
+        """From real arguments."""
+        return cls(tuple(_spec(item) for item in args), {key: _spec(item) for key, item in (kwargs or {}).items()})
+
+    @classmethod
+    def of_size(cls, input_size: Any, dtype: torch.dtype) -> CallArguments:
+        """From one size, or a sequence of sizes for several inputs.
+
+        Raises:
+            InputSizeError: A size is malformed.
+        """
+        if isinstance(input_size, list | tuple) and input_size and isinstance(input_size[0], list | tuple):
+            return cls(tuple(TensorSpec(check_size(size), dtype) for size in input_size))
+        return cls((TensorSpec(check_size(input_size), dtype),))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return {"args": _encode(self.args), "kwargs": _encode(dict(self.kwargs))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CallArguments:
+        """The inverse of `to_json`."""
+        return cls(_decode(data["args"]), _decode(data["kwargs"]))
+
+
+def check_size(size: Any) -> tuple[int, ...]:
+    """A size as a tuple of positive integers.
+
+    Raises:
+        InputSizeError: It is not one, or has fewer than three dimensions.
+    """
+    if not isinstance(size, list | tuple | torch.Size) or not all(_is_integer(extent) for extent in size):
+        raise InputSizeError(
+            f"input_size={size!r} is not a sequence of integers",
+            do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
+        )
+    if len(size) < 3:
+        raise InputSizeError(
+            f"input_size={tuple(size)} has {len(size)} dimensions",
+            why="an image has at least 3: batch, channels and one axis",
+            do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
+        )
+    if any(extent < 1 for extent in size):
+        bad = [extent for extent in size if extent < 1]
+        raise InputSizeError(
+            f"input_size={tuple(size)} has an extent of {bad[0]}",
+            why="every extent must be at least 1",
+            do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
+        )
+    return tuple(int(extent) for extent in size)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _specs(value: Any) -> Iterator[TensorSpec]:
+    if isinstance(value, TensorSpec):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _specs(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _specs(item)
+
+
+def _spec(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return TensorSpec(tuple(value.shape), value.dtype)
+    if isinstance(value, Mapping):
+        return {key: _spec(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_spec(item) for item in value) if type(value) in (tuple, list) else value
+    return value
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, TensorSpec):
+        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, dict):
+        return {"dict": {key: _encode(item) for key, item in value.items()}}
+    if isinstance(value, tuple | list):
+        return {type(value).__name__: [_encode(item) for item in value]}
+    if not isinstance(value, _CONSTANTS):
+        raise OptionError(
+            f"an example input of type {type(value).__name__} cannot be stored in a plan",
+            why="a plan is plain data: tensors, numbers, strings, None and containers of them",
+            do="make the plan without it, or give it a default value in forward",
+        )
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "tensor" in value:
+        return TensorSpec(tuple(value["tensor"]), getattr(torch, value["dtype"]))
+    if "dict" in value:
+        return {key: _decode(item) for key, item in value["dict"].items()}
+    items = [_decode(item) for item in value.get("tuple", value.get("list", ()))]
+    return tuple(items) if "tuple" in value else items

@@ -1,0 +1,199 @@
+"""Build a plan: choose the cut, divide the axes, count the costs.
+
+    trace -> canonical graph -> locality -> cut -> streamed part -> boundaries per axis -> plan
+
+`prepare_plan` also returns the facts the plan was made from, which code generation and the runtime need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from streamplan.analysis.cuts import Cut, cut_at, enumerate_cuts
+from streamplan.analysis.locality import LocalityFacts, classify_locality, freeze_batch_norms
+from streamplan.analysis.regions import StreamedPart, receptive_field, streamed_part
+from streamplan.analysis.schedule import AxisSchedule, divide_axis, schedule_axis, smallest_tile_size
+from streamplan.errors import PlanMismatchError, TileSizeError
+from streamplan.ir import Graph
+from streamplan.options import Options
+from streamplan.planning.arguments import CallArguments
+from streamplan.planning.barriers import check_batch_norms, check_streamable, find_barriers
+from streamplan.planning.costs import count_costs, streamed_totals
+from streamplan.planning.model import TracedModel, trace_and_lower
+from streamplan.planning.plan import CutCandidate, InputPlan, Plan
+
+_DEFAULT_DIVISOR = 4
+"""Without a tile size, a tile reads a quarter of the image along each axis, if that is feasible."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPlan:
+    """A plan with the facts it was made from."""
+
+    plan: Plan
+    traced: TracedModel
+    graph: Graph
+    """The canonical graph the plan is for: BatchNorm frozen if the options say so."""
+    facts: LocalityFacts
+    cut: Cut
+    part: StreamedPart
+    schedules: tuple[AxisSchedule, ...]
+
+
+def build_plan(
+    model: nn.Module, arguments: CallArguments, options: Options, device: torch.device | None = None
+) -> Plan:
+    """The plan alone."""
+    return prepare_plan(model, arguments, options, device).plan
+
+
+def prepare_plan(
+    model: nn.Module,
+    arguments: CallArguments,
+    options: Options,
+    device: torch.device | None = None,
+    *,
+    stored: Plan | None = None,
+) -> PreparedPlan:
+    """Plan a model for one call.
+
+    Args:
+        model: The model; never changed.
+        arguments: The call to plan for.
+        options: What the user asked for.
+        device: Device to plan for; None takes the model's.
+        stored: A plan to follow: its cut and boundaries are taken as they are.
+
+    Raises:
+        ModelTypeError, TracingError: The model cannot be traced.
+        NothingToStreamError, TrainingBatchNormError, CutError, TileSizeError: See there.
+        PlanMismatchError: `stored` was made for another graph.
+    """
+    traced = trace_and_lower(model, arguments, device)
+    if stored is not None and stored.fingerprint != traced.fingerprint:
+        raise PlanMismatchError(
+            f"the plan was made for another model or state of it ({stored.model})",
+            why=f"the plan's graph has fingerprint {stored.fingerprint}, this model's has {traced.fingerprint}",
+            do="make the plan again with streamplan.plan(model, ...), in the same train() or eval() mode",
+        )
+    graph = freeze_batch_norms(traced.graph) if options.batch_norm == "frozen" else traced.graph
+    facts = classify_locality(graph)
+    check_batch_norms(graph, facts, options)
+    check_streamable(graph, facts)
+    cuts = enumerate_cuts(graph, facts)
+    cut = cut_at(graph, facts, options.cut_names) if options.cut_names else cuts[-1]
+    part = streamed_part(graph, facts, cut.streamed, cut.frontier)
+    smallest = tuple(smallest_tile_size(part, axis) for axis in range(part.num_axes))
+    tile_size = stored.tile_size if stored else _resolve_tile_size(options.tile_size, part, smallest)
+    boundaries = stored.boundaries if stored else _divide(part, tile_size, smallest)
+    schedules = tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries))
+    plan = Plan(
+        model=traced.name,
+        fingerprint=traced.fingerprint,
+        arguments=arguments,
+        device=str(device) if device is not None else "cpu",
+        inputs=_inputs(graph, part, schedules),
+        tile_size=tile_size,
+        smallest_tile_size=smallest,
+        halo="recompute",
+        batch_norm=options.batch_norm,
+        requested_cut=options.cut_names,
+        cut=cut.frontier,
+        cuts=_candidates(graph, facts, cuts, cut),
+        barriers=find_barriers(graph, facts),
+        boundaries=boundaries,
+        costs=count_costs(graph, part, schedules),
+        shape_reads=tuple(str(location) for location in traced.trace.shape_reads),
+    )
+    return PreparedPlan(plan, traced, graph, facts, cut, part, schedules)
+
+
+def _resolve_tile_size(
+    tile_size: int | tuple[int, ...] | None, part: StreamedPart, smallest: tuple[int, ...]
+) -> tuple[int, ...]:
+    extents = _image_extents(part)
+    if tile_size is None:
+        return tuple(max(least, -(-extent // _DEFAULT_DIVISOR)) for least, extent in zip(smallest, extents, strict=True))
+    sizes = (tile_size,) * len(extents) if isinstance(tile_size, int) else tuple(tile_size)
+    if len(sizes) != len(extents) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise TileSizeError(
+            f"tile_size={tile_size!r} does not fit an image with {len(extents)} axes",
+            why=f"a tile size is one positive integer, or one for each of the {len(extents)} axes, in input samples",
+            do=f"pass an integer or {len(extents)} integers",
+        )
+    return sizes
+
+
+def _divide(
+    part: StreamedPart, tile_size: tuple[int, ...], smallest: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """Boundaries along every axis."""
+    divided: list[tuple[int, ...]] = []
+    same: dict[object, tuple[int, ...] | None] = {}
+    for axis, size in enumerate(tile_size):
+        key = (size, _axis_key(part, axis))
+        if key not in same:
+            same[key] = divide_axis(part, axis, size)
+        boundaries = same[key]
+        if boundaries is None:
+            raise TileSizeError(
+                f"tile size {' x '.join(map(str, tile_size))} is too small",
+                where=f"axis {axis}",
+                why=f"one position of the cut {', '.join(part.frontier)} reads {smallest[axis]} samples along axis "
+                f"{axis}; the tile may read {size}",
+                do=f"pass tile_size={_as_argument(smallest)} or more, or an earlier cut",
+                smallest_tile_size=smallest,
+            )
+        divided.append(boundaries)
+    return tuple(divided)
+
+
+def _as_argument(sizes: tuple[int, ...]) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else str(sizes)
+
+
+def _axis_key(part: StreamedPart, axis: int) -> object:
+    """Equal for axes that are divided alike."""
+    extents = tuple(extent[axis] for extent in part.extents.values())
+    return extents, tuple(edge.axis_maps[axis] for edge in part.edges)
+
+
+def _image_extents(part: StreamedPart) -> tuple[int, ...]:
+    """Largest extent of the input maps along each axis."""
+    return tuple(max(extents) for extents in zip(*(part.extents[name] for name in part.input_maps), strict=True))
+
+
+def _inputs(graph: Graph, part: StreamedPart, schedules: tuple[AxisSchedule, ...]) -> tuple[InputPlan, ...]:
+    inputs = []
+    for name in part.input_maps:
+        spec = graph[name].output
+        assert spec is not None
+        reads = tuple(schedule.max_read((name,)) for schedule in schedules)
+        inputs.append(InputPlan(name, spec.shape, str(spec.dtype).removeprefix("torch."), reads))
+    return tuple(inputs)
+
+
+def _candidates(
+    graph: Graph, facts: LocalityFacts, cuts: tuple[Cut, ...], chosen: Cut
+) -> tuple[CutCandidate, ...]:
+    known: Mapping[tuple[str, ...], Cut] = {cut.frontier: cut for cut in (*cuts, chosen)}
+    return tuple(_candidate(graph, facts, cut) for cut in known.values())
+
+
+def _candidate(graph: Graph, facts: LocalityFacts, cut: Cut) -> CutCandidate:
+    part = streamed_part(graph, facts, cut.streamed, cut.frontier)
+    specs = [graph[name].output for name in cut.frontier]
+    flops, activation_bytes = streamed_totals(graph, cut.streamed)
+    return CutCandidate(
+        values=cut.frontier,
+        module_path=graph[cut.frontier[-1]].module_path,
+        shapes=tuple(spec.shape for spec in specs if spec is not None),
+        receptive_field=tuple(receptive_field(part, axis) for axis in range(part.num_axes)),
+        cut_bytes=sum(spec.num_bytes for spec in specs if spec is not None),
+        streamed_flops=flops,
+        streamed_activation_bytes=activation_bytes,
+    )

@@ -1,0 +1,51 @@
+"""What a cut and a tile grid cost, counted from shapes; analytic, so that it is cheap for any image size.
+
+A tile computes of each value a share of its positions: the product over the axes of region / extent. The sum of
+those shares over all tiles is the product over the axes of the sums, since axes are divided independently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from streamplan.analysis.regions import StreamedPart
+from streamplan.analysis.schedule import AxisSchedule
+from streamplan.ir import Graph
+from streamplan.planning.plan import Costs
+
+
+def count_costs(graph: Graph, part: StreamedPart, schedules: tuple[AxisSchedule, ...]) -> Costs:
+    """Costs of streaming `part` with the given schedules."""
+    flops, activation_bytes = streamed_totals(graph, (call.name for call in graph.calls))
+    streamed_flops, streamed_bytes = streamed_totals(graph, part.order)
+    computed = sum(round(graph[name].flops * _computed_share(part, schedules, name)) for name in part.order)
+    tile_bytes = sum(round(graph[name].activation_bytes * _largest_share(part, schedules, name)) for name in part.order)
+    cut_specs = [graph[name].output for name in part.frontier]
+    return Costs(
+        flops=flops,
+        streamed_flops=streamed_flops,
+        computed_flops=computed,
+        activation_bytes=activation_bytes,
+        streamed_activation_bytes=streamed_bytes,
+        tile_activation_bytes=tile_bytes,
+        cut_bytes=sum(spec.num_bytes for spec in cut_specs if spec is not None),
+    )
+
+
+def streamed_totals(graph: Graph, names: Iterable[str]) -> tuple[int, int]:
+    """Forward FLOPs and activation bytes of some calls at full size."""
+    calls = [graph[name] for name in names]
+    return sum(call.flops for call in calls), sum(call.activation_bytes for call in calls)
+
+
+def _computed_share(part: StreamedPart, schedules: tuple[AxisSchedule, ...], name: str) -> float:
+    """Positions of a value computed in all tiles, over its positions."""
+    pairs = zip(schedules, part.extents[name], strict=True)
+    return math.prod(schedule.computed(name) / extent for schedule, extent in pairs)
+
+
+def _largest_share(part: StreamedPart, schedules: tuple[AxisSchedule, ...], name: str) -> float:
+    """Positions of a value in the tile that has the most of it, over its positions."""
+    pairs = zip(schedules, part.extents[name], strict=True)
+    return math.prod(max(step.regions[name].size for step in schedule.steps) / extent for schedule, extent in pairs)

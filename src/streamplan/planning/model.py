@@ -1,0 +1,62 @@
+"""What planning needs of a model: its trace at one input size, lowered to the canonical graph."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from streamplan.frontend.facts import Trace
+from streamplan.frontend.lower import lower
+from streamplan.frontend.trace import trace_model
+from streamplan.ir import Graph
+from streamplan.planning.arguments import CallArguments
+from streamplan.rules import rule_for
+
+
+@dataclass(frozen=True, eq=False)
+class TracedModel:
+    """A model at one input size."""
+
+    name: str
+    """Class name of the model."""
+    trace: Trace
+    """The fx graph and its facts."""
+    graph: Graph
+    """The canonical graph."""
+    arguments: CallArguments
+    """The call that was traced."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the graph at this input size: calls, arguments, shapes; not the values of parameters."""
+        digest = hashlib.sha256()
+        for call in self.graph.calls:
+            arguments = repr(dict(call.arguments)) if rule_for(call.op) else ""
+            digest.update(repr((call.name, call.op, call.inputs, call.attributes, call.output, arguments)).encode())
+        return digest.hexdigest()[:16]
+
+
+def trace_and_lower(model: nn.Module, arguments: CallArguments, device: torch.device | None = None) -> TracedModel:
+    """Trace a model for one call; nothing of the size of an activation is allocated.
+
+    Raises:
+        ModelTypeError: `model` is not an `nn.Module`.
+        TracingError: It cannot be traced.
+    """
+    trace = trace_model(model, arguments.args, arguments.kwargs, device=device)
+    return TracedModel(type(model).__name__, trace, lower(trace), arguments)
+
+
+def default_dtype(model: nn.Module) -> torch.dtype:
+    """Dtype of the model's first floating-point parameter or buffer, else torch's default."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+
+
+def default_device(model: nn.Module) -> torch.device:
+    """Device of the model's first parameter or buffer, else the CPU."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

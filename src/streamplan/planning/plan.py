@@ -1,0 +1,184 @@
+"""The plan: plain, frozen data. Equal inputs give equal plans, and a plan survives JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from streamplan.errors import PlanMismatchError
+from streamplan.planning.arguments import CallArguments
+from streamplan.planning.text import plan_text
+
+FORMAT_VERSION = 1
+"""Version of the JSON form."""
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """An input map, and the most a tile reads of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Full size."""
+    dtype: str
+    """Such as `float32`."""
+    max_read: tuple[int, ...]
+    """Largest number of samples one tile reads along each image axis."""
+
+
+@dataclass(frozen=True)
+class CutCandidate:
+    """A place where the net can be cut."""
+
+    values: tuple[str, ...]
+    """Cut values."""
+    module_path: str
+    """Module whose call computes the last of them."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Full-size shapes of the cut values."""
+    receptive_field: tuple[int, ...]
+    """Image samples that one position reads, along each image axis, were the image unbounded."""
+    cut_bytes: int
+    """Bytes of all cut values."""
+    streamed_flops: int
+    """Forward FLOPs before the cut, without recomputed halos."""
+    streamed_activation_bytes: int
+    """Bytes of activations before the cut, in the plain net."""
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """A call that ends the local part of the net."""
+
+    name: str
+    where: str
+    """Module path, class and source line."""
+    locality: str
+    """`global` or `unknown`."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the chosen cut and tile grid cost, counted from shapes."""
+
+    flops: int
+    """Forward FLOPs of the plain net."""
+    streamed_flops: int
+    """Those of the streamed part."""
+    computed_flops: int
+    """Those of the streamed part with every halo computed again."""
+    activation_bytes: int
+    """Bytes of all activations of the plain net's forward pass."""
+    streamed_activation_bytes: int
+    """Those of the streamed part."""
+    tile_activation_bytes: int
+    """Those of the streamed part in its largest tile."""
+    cut_bytes: int
+    """Bytes of the cut values."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be streamed, and how."""
+
+    model: str
+    """Class name of the model."""
+    fingerprint: str
+    """Hash of the traced graph the plan is for."""
+    arguments: CallArguments
+    """The call it was made for."""
+    device: str
+    """Device it was made for."""
+    inputs: tuple[InputPlan, ...]
+    """Input maps."""
+    tile_size: tuple[int, ...]
+    """Samples a tile may read along each image axis."""
+    smallest_tile_size: tuple[int, ...]
+    """Smallest feasible tile size for this cut."""
+    halo: str
+    """`recompute`: every tile computes its whole region, halo included."""
+    batch_norm: str
+    """Policy for BatchNorm in training mode."""
+    requested_cut: tuple[str, ...]
+    """Names the cut was requested by; empty for the latest."""
+    cut: tuple[str, ...]
+    """Values that leave the streamed part."""
+    cuts: tuple[CutCandidate, ...]
+    """All single-tensor cuts before the latest, then the latest; the chosen one is among them or added last."""
+    barriers: tuple[Barrier, ...]
+    """The calls that end the local part; empty for a net that is local to its end."""
+    boundaries: tuple[tuple[int, ...], ...]
+    """Per image axis, where the coarsest cut value is divided, from 0 to its extent."""
+    costs: Costs
+    shape_reads: tuple[str, ...]
+    """Lines of the model that read a shape as a number, so that another image size needs another trace."""
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Size of the first input map, batch and channels included."""
+        return self.inputs[0].shape
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of tiles along each image axis."""
+        return tuple(len(boundaries) - 1 for boundaries in self.boundaries)
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles."""
+        return math.prod(self.grid)
+
+    @property
+    def chosen(self) -> CutCandidate:
+        """The chosen cut among `cuts`."""
+        return next(candidate for candidate in self.cuts if candidate.values == self.cut)
+
+    def __str__(self) -> str:
+        return plan_text(self)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        data["arguments"] = self.arguments.to_json()
+        for name in ("inputs", "cuts", "barriers"):
+            data[name] = [dataclasses.asdict(item) for item in data[name]]
+        data["costs"] = dataclasses.asdict(self.costs)
+        return json.dumps({"format_version": FORMAT_VERSION, **data}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The inverse of `to_json`.
+
+        Raises:
+            PlanMismatchError: The text is not a plan, or one of another format version.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanMismatchError("the text is not a plan", why=str(error), do="pass what Plan.to_json() returned") from error
+        version = data.pop("format_version", None) if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise PlanMismatchError(
+                f"the plan has format version {version}",
+                why=f"this version of streamplan reads format version {FORMAT_VERSION}",
+                do="make the plan again with streamplan.plan(...)",
+            )
+        data["arguments"] = CallArguments.from_json(data["arguments"])
+        data["inputs"] = tuple(InputPlan(**_tuples(item)) for item in data["inputs"])
+        data["cuts"] = tuple(CutCandidate(**_tuples(item)) for item in data["cuts"])
+        data["barriers"] = tuple(Barrier(**item) for item in data["barriers"])
+        data["costs"] = Costs(**data["costs"])
+        return cls(**{name: value if name == "arguments" else _tuple(value) for name, value in data.items()})
+
+
+def _tuple(value: Any) -> Any:
+    """JSON lists as tuples, all the way down."""
+    return tuple(_tuple(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _tuples(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: _tuple(value) for name, value in item.items()}
