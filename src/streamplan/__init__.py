@@ -1,9 +1,9 @@
 """streamplan: train convolutional nets on images larger than memory, tile by tile, exactly.
 
-    streamed = streamplan.compile(model, input_size=(1, 3, 8192, 8192), tile_size=2048)
-    print(streamed.plan)
-    loss = criterion(streamed(image), target)
-    loss.backward()
+streamed = streamplan.compile(model, input_size=(1, 3, 8192, 8192), tile_size=2048)
+print(streamed.plan)
+loss = criterion(streamed(image), target)
+loss.backward()
 """
 
 from streamplan.api import StreamedModule, TensorError, VerificationReport, compile, plan, verify

@@ -60,9 +60,7 @@ def assert_graph_equals_model(model: nn.Module, *inputs: torch.Tensor, trace: Tr
     return trace
 
 
-def _run(
-    net: nn.Module, parameters: list[nn.Parameter], inputs: tuple[torch.Tensor, ...]
-) -> list[torch.Tensor | None]:
+def _run(net: nn.Module, parameters: list[nn.Parameter], inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor | None]:
     """Outputs, then gradients of the inputs and parameters. The graph module shares the model's parameters."""
     torch.manual_seed(0)
     leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]

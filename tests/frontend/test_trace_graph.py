@@ -65,7 +65,9 @@ def test_isinstance_holds_so_a_skip_connection_stays() -> None:
 
 
 class Optional(nn.Module):
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, *rest: Any, scale: float = 2.0, **more: Any) -> Any:
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, *rest: Any, scale: float = 2.0, **more: Any
+    ) -> Any:
         y = x * scale
         if mask is not None:
             y = y * mask
@@ -249,6 +251,7 @@ def test_facts_give_sizes_memory_arithmetic_and_place() -> None:
     assert conv.activation_bytes == 4 * 8 * 16 * 16
     assert (relu.activation_bytes, flat.activation_bytes) == (0, 0)
     assert conv.storages == relu.storages == flat.storages == relu.mutates
-    assert flat.is_view and not conv.is_view
+    assert flat.is_view
+    assert not conv.is_view
     assert conv.location is None  # no line of user code between the model and its layer
     assert trace.facts["input_1"].activation_bytes == 0

@@ -69,8 +69,7 @@ def _monai_nets() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["UNet", "BasicUNet", "BasicUNet odd", "DenseNet121", "ResNet", "SegResNet", "AttentionUnet", "DynUNet"]
-    + ["EfficientNet", "ViT", "SwinUNETR"],
+    "UNet,BasicUNet,BasicUNet odd,DenseNet121,ResNet,SegResNet,AttentionUnet,DynUNet,EfficientNet,ViT,SwinUNETR".split(","),
 )
 def test_monai_nets(name: str) -> None:
     make_net, shape = _monai_nets()[name]

@@ -84,9 +84,7 @@ def _input_maps(graph: Graph) -> tuple[str, ...]:
     return tuple(call.name for call in ranked if call.output and len(call.output.shape) == len(first.shape))
 
 
-def _classify_call(
-    graph: Graph, call: OpCall, maps: Mapping[str, MapSpec], verdicts: Mapping[str, Verdict]
-) -> Verdict:
+def _classify_call(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec], verdicts: Mapping[str, Verdict]) -> Verdict:
     if call.op == INPUT:
         if call.name in maps:
             return Verdict(Locality.POINTWISE, "the image")

@@ -134,9 +134,7 @@ def _telling_positions(part: StreamedPart, axis: int) -> Iterator[int]:
 def _is_clamped(part: StreamedPart, axis: int, start: int, stop: int) -> bool:
     """Whether any region of a block touches the border of its value."""
     step = _step(part, axis, start, stop)
-    return any(
-        region.start == 0 or region.stop == part.extents[name][axis] for name, region in step.regions.items()
-    )
+    return any(region.start == 0 or region.stop == part.extents[name][axis] for name, region in step.regions.items())
 
 
 def _period(part: StreamedPart, axis: int) -> int | None:

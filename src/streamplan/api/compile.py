@@ -15,7 +15,7 @@ from streamplan.planning import Plan, build_plan
 from streamplan.planning.model import default_device
 
 
-def compile(  # noqa: A001, PLR0913 - streamplan.compile reads like torch.compile; every option is a keyword
+def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; every option is a keyword
     model: nn.Module,
     input_size: Any = None,
     tile_size: int | tuple[int, ...] | None = None,
@@ -65,8 +65,10 @@ def compile(  # noqa: A001, PLR0913 - streamplan.compile reads like torch.compil
                 why="a plan already fixes the input size and the tile size",
                 do="pass either plan= or input_size= and tile_size=",
             )
-        options = Options(plan.tile_size, plan.requested_cut or "latest", "auto", _policy(plan.batch_norm))
-        return StreamedModule(model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress)
+        options = Options(plan.tile_size, plan.requested_cut or "latest", "auto", plan.batch_norm)
+        return StreamedModule(
+            model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress
+        )
     options = Options(_tile_size(tile_size), _cut(cut), halo, batch_norm)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return StreamedModule(model, arguments, options, device=_device(model, device), progress=progress)
@@ -108,7 +110,3 @@ def _tile_size(tile_size: Any) -> int | tuple[int, ...] | None:
 
 def _cut(cut: Any) -> str | tuple[str, ...]:
     return tuple(cut) if isinstance(cut, list) else cut
-
-
-def _policy(name: str) -> BatchNormPolicy:
-    return "frozen" if name == "frozen" else "resident" if name == "resident" else "error"

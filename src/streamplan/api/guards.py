@@ -48,9 +48,7 @@ def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mappin
     tensors = tensors_in_order(args, kwargs)
     planned = list(plan.arguments.specs())
     if len(tensors) != len(planned):
-        raise InputMismatchError(
-            f"{len(tensors)} tensors are given", why=f"the plan is for {len(planned)}", do=_CALL
-        )
+        raise InputMismatchError(f"{len(tensors)} tensors are given", why=f"the plan is for {len(planned)}", do=_CALL)
     for index, (tensor, spec) in enumerate(zip(tensors, planned, strict=True)):
         _check_shape(index, tensor, spec)
         _check_dtype(model, index, tensor, spec)

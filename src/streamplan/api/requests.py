@@ -59,7 +59,9 @@ def resolve_arguments(
     return arguments
 
 
-def bind_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def bind_call(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a call in the order of `forward`'s signature.
 
     Raises:
@@ -104,5 +106,7 @@ def _check_rank(model: nn.Module, arguments: CallArguments) -> None:
         f"input_size={shape} has {len(shape)} dimensions",
         where=type(model).__name__,
         why=f"its layers take {rank}: batch, channels, {axes}",
-        do=f"give the size with batch and channels: (1, {shape[0]}, ...)" if len(shape) < rank else f"give {rank} numbers",
+        do=f"give the size with batch and channels: (1, {shape[0]}, ...)"
+        if len(shape) < rank
+        else f"give {rank} numbers",
     )

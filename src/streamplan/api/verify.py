@@ -130,7 +130,9 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     with streamed.reference_mode(plain):
         expected = _run(plain, plain, args, kwargs, seed)
     actual = _run(streamed, streamed, args, kwargs, seed)
-    report = VerificationReport(tuple(_compare(expected, actual)), rtol, str(dtype).removeprefix("torch."), streamed.plan)
+    report = VerificationReport(
+        tuple(_compare(expected, actual)), rtol, str(dtype).removeprefix("torch."), streamed.plan
+    )
     if raise_exception and not report.passed:
         worst = report.worst
         raise VerificationError(

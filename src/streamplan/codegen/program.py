@@ -11,6 +11,8 @@ The text is a function of graph, cut and layout alone: equal inputs give equal b
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,20 +72,23 @@ def emit_program(
     head, head_inputs = _head(graph, cut, traced, early)
     names = {**prologue.globals, **head.globals}
     sections = [
-        _header(title, names),
         prologue.text,
         _tile_source(graph, facts, part),
         head.text,
     ]
+    sections.insert(0, _header(title, names, "".join(sections)))
     source = "\n\n".join(section.rstrip() + "\n" for section in sections)
     return Program(source, names, attributes, prologue_inputs, prologue_values, smalls, head_inputs)
 
 
-def _header(title: str, names: Mapping[str, Any]) -> str:
-    lines = [f'"""{title}"""', "", *import_lines(names), "import torch", "import torch.nn.functional as F"]
-    if "from math import inf" not in lines:
-        lines.insert(2, "from math import inf")
-    return "\n".join(lines) + "\n"
+def _header(title: str, names: Mapping[str, Any], body: str) -> str:
+    """Title and the imports that the functions use."""
+    used = {name: value for name, value in {"inf": math.inf, "nan": math.nan, **names}.items() if _reads(body, name)}
+    return "\n".join([f'"""{title}"""', "", *import_lines(used), "import torch", "import torch.nn.functional as F"])
+
+
+def _reads(body: str, name: str) -> bool:
+    return re.search(rf"(?<![\w.\"]){re.escape(name)}(?![\w\"])", body) is not None
 
 
 def _independent_ancestors(graph: Graph, facts: LocalityFacts, names: Sequence[str]) -> frozenset[str]:

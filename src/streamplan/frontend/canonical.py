@@ -1,8 +1,8 @@
 """Canonical arguments: what spellings of one operation still disagree on after their names agree.
 
-    x.transpose(1, -1)          permute(dims=(0, 3, 2, 1))
-    a, b = x.chunk(2, 1)        slice(index=((0, n, 1), (0, c/2, 1), ...)), slice(...)
-    x[:, :3]                    slice(index=((0, n, 1), (0, 3, 1), ...))
+x.transpose(1, -1)          permute(dims=(0, 3, 2, 1))
+a, b = x.chunk(2, 1)        slice(index=((0, n, 1), (0, c/2, 1), ...)), slice(...)
+x[:, :3]                    slice(index=((0, n, 1), (0, 3, 1), ...))
 """
 
 from __future__ import annotations

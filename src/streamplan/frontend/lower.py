@@ -18,7 +18,7 @@ from torch import fx, nn
 from streamplan.frontend.canonical import Canonical, NoCanonicalFormError, canonicalize, multi_output_slices
 from streamplan.frontend.facts import Trace
 from streamplan.frontend.module_spellings import spelling_of
-from streamplan.frontend.signatures import FUNCTIONS, METHODS
+from streamplan.frontend.signatures import FUNCTIONS, METHODS, Signature
 from streamplan.ir import INPUT, AttributeRef, Graph, OpCall, TensorSpec, ValueRef
 
 
@@ -73,11 +73,10 @@ class _Lowering:
         if node.op == "call_module":
             op, arguments = self._module_arguments(node)
         else:
-            table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
-            known = table.get(node.target) if _is_hashable(node.target) else None
+            known = _signature_of(node)
             if known is None:
                 raise NoCanonicalFormError("")
-            if node.target is torch.Tensor.to or node.target in ("to", "type_as", "type"):
+            if node.target in ("to", "type_as", "type"):
                 op, arguments = "to", {"input": self._argument(node.args[0])}
             elif known.op == "getitem" and _is_item(node):
                 return self._item(node)
@@ -105,8 +104,8 @@ class _Lowering:
         assert isinstance(source, fx.Node)
         if not _is_unpacked(source):
             raise NoCanonicalFormError(f"it takes an item of {source.name}, which returns several tensors")
-        table: Mapping[Any, Any] = FUNCTIONS if source.op == "call_function" else METHODS
-        known = table[source.target]
+        known = _signature_of(source)
+        assert known is not None
         arguments = known.bind(self._argument(source.args), self._argument(source.kwargs))
         assert isinstance(index, int)
         return multi_output_slices(known.op, arguments, self._spec_of)[index]
@@ -161,34 +160,29 @@ def _live_nodes(trace: Trace) -> frozenset[fx.Node]:
     return frozenset(live)
 
 
-def _is_unpacked(node: fx.Node) -> bool:
-    """Whether a node is a chunk, split or unbind whose items alone are used."""
-    table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
-    if node.op not in ("call_function", "call_method") or not _is_hashable(node.target):
-        return False
-    known = table.get(node.target)
-    return known is not None and known.op in ("chunk", "split", "unbind") and all(_is_item(user) for user in node.users)
-
-
-def _is_item(node: fx.Node) -> bool:
-    """Whether a node takes one item, by a number, of a call that returns a tuple or list."""
-    known = FUNCTIONS.get(node.target) if node.op == "call_function" and _is_hashable(node.target) else None
-    if known is None or known.op != "getitem" or not isinstance(node.args[1], int):
-        return False
-    source = node.args[0]
-    return isinstance(source, fx.Node) and _returns_several(source)
+def _signature_of(node: fx.Node) -> Signature | None:
+    """The signature of a function or method in the tables."""
+    if node.op == "call_function":
+        return FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+    return METHODS.get(str(node.target)) if node.op == "call_method" else None
 
 
 def _returns_several(node: fx.Node) -> bool:
-    table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
-    if node.op not in ("call_function", "call_method") or not _is_hashable(node.target):
-        return False
-    known = table.get(node.target)
+    known = _signature_of(node)
     return known is not None and known.op in ("chunk", "split", "unbind")
 
 
-def _is_hashable(target: Any) -> bool:
-    return isinstance(target, str) or callable(target)
+def _is_item(node: fx.Node) -> bool:
+    """Whether a node takes one item, by its number, of a chunk, split or unbind."""
+    known = _signature_of(node)
+    if known is None or known.op != "getitem" or not isinstance(node.args[1], int):
+        return False
+    return isinstance(node.args[0], fx.Node) and _returns_several(node.args[0])
+
+
+def _is_unpacked(node: fx.Node) -> bool:
+    """Whether a node is a chunk, split or unbind of which only items are used."""
+    return _returns_several(node) and all(_is_item(user) for user in node.users)
 
 
 def _attribute(root: nn.Module, path: str) -> torch.Tensor:
@@ -217,8 +211,6 @@ def _function_name(function: Callable[..., Any]) -> str:
     module = getattr(function, "__module__", None) or "torch"
     if module == "_operator":
         module = "operator"
-    if module.startswith("torch._C") or module.startswith("torch.nn.functional"):
+    if module.startswith(("torch._C", "torch.nn.functional")):
         module = "torch.nn.functional" if hasattr(torch.nn.functional, name) else "torch"
     return f"{module}.{name}"
-
-

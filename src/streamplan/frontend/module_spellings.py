@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -50,10 +50,6 @@ def _batch_norm(module: nn.Module, path: str) -> Arguments:
     return {**tensors, "training": training, "momentum": module.momentum, "eps": module.eps}
 
 
-def _instance_norm_or_running(module: nn.Module, path: str) -> Arguments:
-    return _batch_norm(module, path)
-
-
 def _dropout(module: nn.Module, path: str) -> Arguments:
     return {"p": module.p, "training": module.training}
 
@@ -71,7 +67,7 @@ def _weight_and_bias(module: nn.Module, path: str) -> Arguments:
 def _pad(mode: str) -> Reader:
     def read(module: nn.Module, path: str) -> Arguments:
         value = getattr(module, "value", 0.0) if mode == "constant" else None
-        return {"pad": tuple(module.padding), "mode": mode, "value": value}
+        return {"pad": tuple(cast(tuple[int, ...], module.padding)), "mode": mode, "value": value}
 
     return read
 
@@ -103,7 +99,7 @@ MODULES: dict[type[nn.Module], tuple[str, Reader]] = {
     **dict.fromkeys(_per_axes("Conv"), ("conv", _convolution)),
     **dict.fromkeys(_per_axes("ConvTranspose"), ("conv_transpose", _transposed)),
     **dict.fromkeys([*_per_axes("BatchNorm"), nn.SyncBatchNorm], ("batch_norm", _batch_norm)),
-    **dict.fromkeys(_per_axes("InstanceNorm"), ("instance_norm", _instance_norm_or_running)),
+    **dict.fromkeys(_per_axes("InstanceNorm"), ("instance_norm", _batch_norm)),
     **dict.fromkeys(
         _per_axes("MaxPool"),
         ("max_pool", _read("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
@@ -156,11 +152,8 @@ MODULES: dict[type[nn.Module], tuple[str, Reader]] = {
 
 
 def spelling_of(module: nn.Module) -> tuple[str, Reader] | None:
-    """The spelling of a leaf module; None for classes not in the table, subclasses with a forward of their own included.
-    """
+    """The spelling of a leaf module; None if its class, or a `forward` of its own, is not in the table."""
     for cls in type(module).__mro__:
         if cls in MODULES:
             return MODULES[cls] if type(module).forward is cls.forward else None
     return None
-
-

@@ -80,13 +80,18 @@ def tracing_patches(tracer: GraphTracer) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_fake_tensors() -> Iterator[None]:
-    """Keep fake tensors from logging errors that are raised, with their place, all the same."""
+def steady_execution() -> Iterator[None]:
+    """Let the same call always do the same, and an error be reported once.
+
+    TorchScript functions optimise themselves from call to call, so two runs would differ; fake tensors log errors that
+    are raised, with their place, all the same.
+    """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     disabled = logger.disabled
     logger.disabled = True
     try:
-        yield
+        with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+            yield
     finally:
         logger.disabled = disabled
 

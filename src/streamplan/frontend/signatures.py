@@ -40,7 +40,7 @@ class Signature:
         """
         if self.num_variadic:
             fixed = len(self.names) - 1
-            rest = args[fixed:]
+            rest: Any = args[fixed:]
             rest = rest[0] if len(rest) == 1 and isinstance(rest[0], tuple | list) else tuple(rest)
             args = (*args[:fixed], rest) if rest else args[:fixed]
         if len(args) > len(self.names):
@@ -70,7 +70,7 @@ def signature(op: str, text: str) -> Signature:
         if name.startswith("*"):
             name, variadic = name[1:], 1
         names.append(name)
-        defaults.append(eval(default, {}) if separator else REQUIRED)  # noqa: S307 - our own literals below
+        defaults.append(eval(default, {}) if separator else REQUIRED)  # our own literals below
     return Signature(op, tuple(names), tuple(defaults), variadic)
 
 

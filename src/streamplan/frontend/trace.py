@@ -29,10 +29,11 @@ from streamplan.frontend.facts import Trace
 from streamplan.frontend.fake_proxy import FakeProxy
 from streamplan.frontend.inplace import drop_unused_reads, functionalize
 from streamplan.frontend.inputs import ExampleInputs
+from streamplan.frontend.leaves import is_torch_leaf
 from streamplan.frontend.locations import error_location, place
-from streamplan.frontend.patches import quiet_fake_tensors
+from streamplan.frontend.patches import steady_execution
 from streamplan.frontend.skeleton import Skeleton, copy_skeleton, make_skeleton
-from streamplan.frontend.tracer import GraphTracer, is_torch_leaf
+from streamplan.frontend.tracer import GraphTracer
 
 
 def trace_model(
@@ -67,7 +68,7 @@ def trace_model(
         raise ModelTypeError(f"a model must be an nn.Module, not {type(model).__name__}")
     target = _checked_device(device)
     fake_mode = FakeTensorMode()
-    with torch.inference_mode(False), torch.enable_grad(), quiet_fake_tensors():
+    with torch.inference_mode(False), torch.enable_grad(), steady_execution():
         skeleton = make_skeleton(model, fake_mode, target)
         inputs = ExampleInputs(model, args, kwargs or {}, target or _device_of(skeleton))
         plain_skeleton = copy_skeleton(skeleton) if check else None

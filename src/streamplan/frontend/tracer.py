@@ -13,6 +13,7 @@ leaves no node.
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,27 +23,27 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.node import map_arg
-from torch.overrides import is_tensor_method_or_property
 
 from streamplan.errors import TracingError
+from streamplan.frontend.arguments import lower_argument, plain_containers, rebuild
 from streamplan.frontend.aten_stream import AtenStream
-from streamplan.frontend.facts import map_structure, tensors_in
+from streamplan.frontend.facts import tensors_in
 from streamplan.frontend.fake_proxy import OPERATORS, FakeProxy, TracingMode, proxies_in
+from streamplan.frontend.leaves import plain_class
 from streamplan.frontend.locations import place, user_location
 from streamplan.frontend.modes import AmbientModes
 from streamplan.frontend.patches import tracing_patches
 from streamplan.frontend.records import CallRecord, StorageTable
 from streamplan.frontend.skeleton import Skeleton
-from streamplan.ir import SourceLocation
-
-_TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data", "grad"})
-_METADATA = frozenset(
-    {"size", "dim", "ndimension", "stride", "numel", "nelement", "is_contiguous", "element_size", "get_device"}
-    | {"is_floating_point", "is_complex", "is_signed", "storage_offset", "is_inference", "__len__"}
+from streamplan.frontend.tensor_uses import (
+    METADATA_METHODS,
+    REFUSED_METHODS,
+    TENSOR_PROPERTIES,
+    is_tensor_method,
+    property_name,
+    reads_spatial_size,
 )
-_FORGOTTEN = frozenset({"register_hook", "retain_grad", "register_post_accumulate_grad_hook", "backward"})
-_MIN_SPATIAL_RANK = 3
-_FIRST_SPATIAL_DIM = 2
+from streamplan.ir import SourceLocation
 
 
 class GraphTracer:
@@ -61,6 +62,7 @@ class GraphTracer:
         self.shape_reads: dict[SourceLocation, None] = {}
         self.storages = StorageTable()
         self.executing = False
+        self._active = False
         self.root = skeleton.root
         self.stream = stream
         self._skeleton = skeleton
@@ -74,13 +76,13 @@ class GraphTracer:
         self._failure: tuple[BaseException, str, str] | None = None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the model on proxies and add the output node.
-
-        Returns:
-            What the model returned, with proxies for tensors.
-        """
-        with tracing_patches(self), TracingMode(self):
-            return self.root(*args, **kwargs)
+        """Call the model on proxies; what it returns holds proxies as well."""
+        self._active = True
+        try:
+            with tracing_patches(self), TracingMode(self):
+                return self.root(*args, **kwargs)
+        finally:
+            self._active = False
 
     def add_input(self, name: str, fake: torch.Tensor) -> FakeProxy:
         """Add a placeholder."""
@@ -94,7 +96,7 @@ class GraphTracer:
     def add_output(self, value: Any) -> fx.Node:
         """Add the output node."""
         with self._execution():
-            node: fx.Node = self.graph.output(self._lower(_plain(value), None))
+            node: fx.Node = self.graph.output(self._lower(plain_containers(value)))
             self.records[node] = CallRecord(self.evaluate(node.args[0]), None, "", type(self.root).__name__)
             return node
 
@@ -121,14 +123,17 @@ class GraphTracer:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__get__":
-            return self._read_property(func, args[0])
-        if not _is_tensor_method(func, name):
+            name = property_name(func)
+            if name in TENSOR_PROPERTIES:
+                return self.record("call_function", getattr, (args[0], name), {})
+            return self._read(name, args[:1], {})
+        if not is_tensor_method(func, name):
             if name == "__set__":
                 raise self._error("a property of a traced value is assigned", "the graph has no node for it")
             return self.record("call_function", func, args, kwargs)
-        if name in _METADATA:
-            return self._read_metadata(name, args, kwargs)
-        if name in _FORGOTTEN:
+        if name in METADATA_METHODS:
+            return self._read(name, args, kwargs)
+        if name in REFUSED_METHODS:
             raise self._error(f"Tensor.{name} is called on a traced value", "it would have no effect later")
         if name in OPERATORS:
             return self.record("call_function", OPERATORS[name], args, kwargs)
@@ -141,7 +146,7 @@ class GraphTracer:
         path = self._module_paths.get(id(module))
         self._stack.append((self._stack[-1][0] if path is None else path, plain_class(module).__name__))
         try:
-            if path is not None and self._is_leaf(module):
+            if path and self._is_leaf(module):  # the model itself is traced into: a node cannot be its own graph
                 out = self.record("call_module", path, args, kwargs)
             else:
                 out = original(module, *args, **kwargs)
@@ -186,10 +191,12 @@ class GraphTracer:
         Returns:
             A proxy, a tuple, list or dict of proxies, or the result itself if the call makes and writes no tensor.
         """
+        if not self._active:
+            raise self._error("a traced value is used after the trace", "the model kept it outside itself")
         with self._execution():
             location = self._location()
-            node_args = self._lower(args, location)
-            node_kwargs = self._lower(kwargs, location)
+            node_args = self._lower(args)
+            node_kwargs = self._lower(kwargs)
             first_call = len(self.stream.calls)
             self.stream.begin()
             value = self._execute(kind, target, self.evaluate(node_args), self.evaluate(node_kwargs), location)
@@ -253,80 +260,42 @@ class GraphTracer:
 
     def _wrap(self, node: fx.Node, value: Any) -> Any:
         """The value as the model sees it, with a proxy for each tensor in it."""
+
+        def wrap_item(key: Any, item: Any) -> Any:
+            child = self.graph.call_function(operator.getitem, (node, key))
+            self._keep(child, item, self.records[node].location, [])
+            return self._wrap(child, item)
+
         if isinstance(value, torch.Tensor):
             return FakeProxy(self, node, value)
-        if isinstance(value, dict):
-            return type(value)((key, self._item(node, key, item)) for key, item in value.items())
-        if isinstance(value, tuple | list):
-            items = [self._item(node, index, item) for index, item in enumerate(value)]
-            return _rebuild_sequence(value, items)
-        return value
+        return rebuild(value, wrap_item)
 
-    def _item(self, node: fx.Node, key: Any, item: Any) -> Any:
-        if not tensors_in(item):
-            return item
-        child = self.graph.call_function(OPERATORS["__getitem__"], (node, key))
-        self._keep(child, item, self.records[node].location, [])
-        return self._wrap(child, item)
+    def _lower(self, value: Any) -> Any:
+        return lower_argument(value, self._node_of)
 
-    # -- arguments ------------------------------------------------------------------------------------------------
-
-    def _lower(self, value: Any, location: SourceLocation | None) -> Any:
-        """A value as a node argument: proxies and tensors of the model become nodes."""
-        if isinstance(value, FakeProxy):
-            if value.tracer is not self:
-                raise self._error(
-                    "a value of another trace is used", "the model keeps tensors across calls", "", location
-                )
-            return value.node
-        if isinstance(value, torch.Tensor):
-            proxy = self.read_attribute(value)
-            if not isinstance(proxy, FakeProxy):
-                raise self._error(
-                    f"a tensor of shape {tuple(value.shape)} is used that the model does not own",
-                    "it is a global, or was kept from elsewhere; the graph can only refer to inputs and attributes",
-                    "register it as a buffer of the module that uses it",
-                    location,
-                )
+    def _node_of(self, tensor: torch.Tensor) -> fx.Node:
+        proxy = self.read_attribute(tensor)
+        if isinstance(proxy, FakeProxy) and proxy.tracer is self:
             return proxy.node
-        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-            return value.item()  # a numpy scalar prints as a call, which generated code could not read
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*[self._lower(item, location) for item in value])
-        return map_structure(lambda item: self._lower(item, location), value)
+        raise self._error(
+            f"a tensor of shape {tuple(proxy.__dict__.get('fake', proxy).shape)} is used that the model does not own",
+            "it is a global, or was kept from elsewhere; the graph can only refer to inputs and attributes",
+            "register it as a buffer of the module that uses it",
+        )
 
-    # -- metadata -------------------------------------------------------------------------------------------------
-
-    def _read_property(self, func: Any, tensor: torch.Tensor) -> Any:
-        descriptor = func.__self__
-        name = getattr(descriptor, "__name__", None) or descriptor.fget.__name__
-        if name in _TENSOR_PROPERTIES:
-            return self.record("call_function", getattr, (tensor, name), {})
-        if name == "shape":
-            self._note_shape_read(tensor)
+    def _read(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer a read of metadata: of a property, or by calling a method."""
         with self._execution():
-            return getattr(_fake(tensor), name)
-
-    def _read_metadata(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self._execution():
-            tensor = _fake(args[0])
-            rank = tensor.dim()
-            value = getattr(tensor, name)(*args[1:], **kwargs)
-        if name == "size":
-            dim = args[1] if len(args) > 1 else kwargs.get("dim")
-            if not isinstance(dim, int) or dim % max(rank, 1) >= _FIRST_SPATIAL_DIM:
-                self._note_shape_read(args[0])
-        elif name in ("numel", "nelement"):
-            self._note_shape_read(args[0])
-        return value
-
-    def _note_shape_read(self, tensor: torch.Tensor) -> None:
-        with self._execution():
-            if not isinstance(tensor, FakeProxy) or tensor.fake.dim() < _MIN_SPATIAL_RANK:
-                return
-            location = self._location()
-            if location is not None and self.records[tensor.node].is_activation:
-                self.shape_reads[location] = None
+            tensor = args[0].fake if isinstance(args[0], FakeProxy) else args[0]
+            value = getattr(tensor, name)
+            if name in METADATA_METHODS:
+                value = value(*args[1:], **kwargs)
+            is_activation = isinstance(args[0], FakeProxy) and self.records[args[0].node].is_activation
+            if is_activation and reads_spatial_size(name, args[1:], kwargs, tensor.dim()):
+                location = self._location()
+                if location is not None:
+                    self.shape_reads[location] = None
+            return value
 
     # -- places ---------------------------------------------------------------------------------------------------
 
@@ -353,45 +322,11 @@ class GraphTracer:
             )
 
     def _error(
-        self, what: str, why: str, do: str = "rewrite the line, or register the module that makes the call as a leaf",
+        self,
+        what: str,
+        why: str,
+        do: str = "rewrite the line, or register the module that makes the call as a leaf",
         location: SourceLocation | None = None,
-    ) -> TracingError:  # fmt: skip
+    ) -> TracingError:
         path, type_name = self._stack[-1] if self._stack else ("", "")
         return TracingError(what, where=place(path, type_name, location or self._location()), why=why, do=do)
-
-
-def plain_class(module: nn.Module) -> type[nn.Module]:
-    """Class of a module as its author wrote it, without the subclass `parametrize` puts in front."""
-    cls = type(module)
-    return cls.__mro__[1] if nn.utils.parametrize.is_parametrized(module) else cls
-
-
-def is_torch_leaf(module: nn.Module) -> bool:
-    """Whether a module is one of torch's own layers rather than a container or a class of the user."""
-    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        return False
-    cls = plain_class(module)
-    return cls.__module__.startswith("torch.nn.") and cls is not nn.Module
-
-
-def _is_tensor_method(func: Any, name: str) -> bool:
-    return bool(is_tensor_method_or_property(func)) or getattr(torch.Tensor, name, None) is func
-
-
-def _plain(value: Any) -> Any:
-    """A result in plain containers, as an output node holds it; the structure itself is kept beside the graph."""
-    if isinstance(value, tuple | list | dict):
-        return map_structure(_plain, value)
-    return value
-
-
-def _fake(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.fake if isinstance(tensor, FakeProxy) else tensor
-
-
-def _rebuild_sequence(value: Any, items: list[Any]) -> Any:
-    if isinstance(value, list):
-        return items
-    if hasattr(value, "_fields"):
-        return type(value)(*items)
-    return tuple(items) if type(value).__module__ == "builtins" else type(value)(items)

@@ -1,7 +1,7 @@
 """Axis maps that look input positions up one by one: nearest and linear resizing, reflected and replicated borders.
 
-    linear, 3 -> 6 (half pixel centres):  output 1 sits at input 0.25 = 3/4 of input 0 + 1/4 of input 1
-    reflect, 2 before, extent 4:          positions -2 -1 0 1 2 3 read 2 1 0 1 2 3
+linear, 3 -> 6 (half pixel centres):  output 1 sits at input 0.25 = 3/4 of input 0 + 1/4 of input 1
+reflect, 2 before, extent 4:          positions -2 -1 0 1 2 3 read 2 1 0 1 2 3
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -117,9 +118,11 @@ def _resolve_tile_size(
 ) -> tuple[int, ...]:
     extents = _image_extents(part)
     if tile_size is None:
-        return tuple(max(least, -(-extent // _DEFAULT_DIVISOR)) for least, extent in zip(smallest, extents, strict=True))
-    sizes = (tile_size,) * len(extents) if isinstance(tile_size, int) else tuple(tile_size)
-    if len(sizes) != len(extents) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return tuple(
+            max(least, -(-extent // _DEFAULT_DIVISOR)) for least, extent in zip(smallest, extents, strict=True)
+        )
+    sizes: tuple[Any, ...] = (tile_size,) * len(extents) if isinstance(tile_size, int) else tuple(tile_size)
+    if len(sizes) != len(extents) or any(not isinstance(size, int) or size < 1 for size in sizes):
         raise TileSizeError(
             f"tile_size={tile_size!r} does not fit an image with {len(extents)} axes",
             why=f"a tile size is one positive integer, or one for each of the {len(extents)} axes, in input samples",
@@ -128,9 +131,7 @@ def _resolve_tile_size(
     return sizes
 
 
-def _divide(
-    part: StreamedPart, tile_size: tuple[int, ...], smallest: tuple[int, ...]
-) -> tuple[tuple[int, ...], ...]:
+def _divide(part: StreamedPart, tile_size: tuple[int, ...], smallest: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Boundaries along every axis."""
     divided: list[tuple[int, ...]] = []
     same: dict[object, tuple[int, ...] | None] = {}
@@ -177,9 +178,7 @@ def _inputs(graph: Graph, part: StreamedPart, schedules: tuple[AxisSchedule, ...
     return tuple(inputs)
 
 
-def _candidates(
-    graph: Graph, facts: LocalityFacts, cuts: tuple[Cut, ...], chosen: Cut
-) -> tuple[CutCandidate, ...]:
+def _candidates(graph: Graph, facts: LocalityFacts, cuts: tuple[Cut, ...], chosen: Cut) -> tuple[CutCandidate, ...]:
     known: Mapping[tuple[str, ...], Cut] = {cut.frontier: cut for cut in (*cuts, chosen)}
     return tuple(_candidate(graph, facts, cut) for cut in known.values())
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamplan.errors import PlanMismatchError
+from streamplan.options import BatchNormPolicy, HaloPolicy
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.text import plan_text
 
@@ -99,9 +100,9 @@ class Plan:
     """Samples a tile may read along each image axis."""
     smallest_tile_size: tuple[int, ...]
     """Smallest feasible tile size for this cut."""
-    halo: str
+    halo: HaloPolicy
     """`recompute`: every tile computes its whole region, halo included."""
-    batch_norm: str
+    batch_norm: BatchNormPolicy
     """Policy for BatchNorm in training mode."""
     requested_cut: tuple[str, ...]
     """Names the cut was requested by; empty for the latest."""
@@ -159,7 +160,9 @@ class Plan:
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise PlanMismatchError("the text is not a plan", why=str(error), do="pass what Plan.to_json() returned") from error
+            raise PlanMismatchError(
+                "the text is not a plan", why=str(error), do="pass what Plan.to_json() returned"
+            ) from error
         version = data.pop("format_version", None) if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
             raise PlanMismatchError(

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 12
 """Candidate cuts shown; the rest are in `Plan.cuts`."""
+_KIBI = 1024
+"""Bytes in a KiB."""
 _HALF = 0.5
 """Share of the net below which the plan warns that little of it is streamed."""
 
@@ -26,15 +28,12 @@ def format_bytes(count: int) -> str:
     >>> format_bytes(1536), format_bytes(3 * 2**30)
     ('1.50 KiB', '3.00 GiB')
     """
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            break
-        value /= 1024
-    else:
-        unit = "TiB"
-    if unit == "B":
+    if count < _KIBI:
         return f"{count} B"
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value >= _KIBI:
+            value, unit = value / _KIBI, larger
     return f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 
@@ -89,11 +88,15 @@ def _facts(plan: Plan) -> list[str]:
     rows += [
         ("cut", f"{', '.join(plan.cut)} ({plan.chosen.module_path or 'model'}), {_shapes(plan.chosen)}"),
         ("tiles", f"{grid}, each reads at most {reads} input samples"),
-        ("tile size", f"{format_extents(plan.tile_size)} (smallest feasible {format_extents(plan.smallest_tile_size)})"),
+        (
+            "tile size",
+            f"{format_extents(plan.tile_size)} (smallest feasible {format_extents(plan.smallest_tile_size)})",
+        ),
         ("halo", f"{plan.halo}: one position of the cut reads {format_extents(plan.chosen.receptive_field)} samples,"),
         ("", f"the streamed part computes {computed:.2f}x its FLOPs per pass"),
         ("activations", f"{format_bytes(costs.activation_bytes)} in the plain net's forward pass"),
-        ("", f"{format_bytes(costs.tile_activation_bytes)} in the largest tile, {format_bytes(costs.cut_bytes)} cut map,"),
+        ("", f"{format_bytes(costs.tile_activation_bytes)} in the largest tile,"),
+        ("", f"{format_bytes(costs.cut_bytes)} in the cut map,"),
         ("", f"{format_bytes(costs.activation_bytes - costs.streamed_activation_bytes)} in the resident part"),
         ("FLOPs", f"{format_flops(costs.flops)} in the plain net's forward pass"),
         ("batch norm", plan.batch_norm),
@@ -124,7 +127,9 @@ def _cut_table(plan: Plan) -> list[str]:
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     hidden = len(plan.cuts) - len(shown)
     tail = f"  (* chosen; {hidden} more in Plan.cuts)" if hidden else "  (* chosen)"
     return ["", "cuts", *lines, tail]
@@ -156,12 +161,18 @@ def _notes(plan: Plan) -> list[str]:
     notes = []
     extents = plan.inputs[0].shape[2:]
     beyond = [
-        f"{field} > {extent}" for field, extent in zip(plan.chosen.receptive_field, extents, strict=True) if field > extent
+        f"{field} > {extent}"
+        for field, extent in zip(plan.chosen.receptive_field, extents, strict=True)
+        if field > extent
     ]
     if beyond:
         notes.append(
-            f"the receptive field exceeds the image ({', '.join(beyond)}): every tile may read all of it; an earlier cut helps"
+            f"the receptive field exceeds the image ({', '.join(beyond)}):\n"
+            "      every tile may read all of it; an earlier cut helps"
         )
     if plan.shape_reads:
-        notes.append(f"forward reads shapes as numbers: another image size is traced anew ({plan.shape_reads[0]})")
+        notes.append(
+            "forward reads shapes as numbers, so the program holds for this image size only:\n"
+            f"      {plan.shape_reads[0]}"
+        )
     return ["", *(f"note: {note}" for note in notes)] if notes else []

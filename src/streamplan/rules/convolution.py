@@ -178,8 +178,6 @@ def describe_window(ctx: RuleContext) -> str:
     return " ".join(texts)
 
 
-
-
 register("conv", Convolution())
 register("conv_transpose", TransposedConvolution())
 register("pixel_shuffle", PixelShuffle())

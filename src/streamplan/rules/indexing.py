@@ -1,6 +1,6 @@
 """Slices and changes of layout.
 
-    x[:, :, 1::2]:  out [0, 2) reads [1, 4), then every second sample is taken
+x[:, :, 1::2]:  out [0, 2) reads [1, 4), then every second sample is taken
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ class Slice(Rule):
         """`t.window(x, "getitem")[:, 0:3, ::2, ::2]`."""
         dims, shape = ctx.first_map.dims, ctx.first_map.shape
         texts = [
-            _entry_text(entry, shape[dim], is_axis=dim in dims)
-            for dim, entry in enumerate(ctx.call.arguments["index"])
+            _entry_text(entry, shape[dim], is_axis=dim in dims) for dim, entry in enumerate(ctx.call.arguments["index"])
         ]
         source = code.window(map_reference(ctx.call.arguments["input"]))
         return source if all(text == ":" for text in texts) else f"{source}[{', '.join(texts)}]"

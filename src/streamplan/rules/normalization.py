@@ -16,7 +16,9 @@ class BatchNorm(Rule):
         """Pointwise with running statistics; training mode needs statistics of the whole map."""
         arguments = ctx.call.arguments
         if arguments["running_mean"] is None:
-            return Verdict(Locality.GLOBAL, "without running statistics it needs those of the whole map in eval mode too")
+            return Verdict(
+                Locality.GLOBAL, "without running statistics it needs those of the whole map in eval mode too"
+            )
         if arguments["training"]:
             return Verdict(Locality.GLOBAL, "in training mode it needs statistics of the whole map")
         if not ctx.is_channels_first:

@@ -1,6 +1,6 @@
 """Operations that read the same position of every map: activations, arithmetic, joins, casts.
 
-    add:  out [a, b) reads [a, b) of both maps; a parameter or a per-channel scale is read whole
+add:  out [a, b) reads [a, b) of both maps; a parameter or a per-channel scale is read whole
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ class MaxPool(Rule):
         """Whether a dilated window may contain no input position at all."""
         dilation = per_axis(ctx.call.arguments["dilation"], ctx.num_axes)
         kernel, _ = _kernel_and_stride(ctx)
-        return any(
-            d > 1 and d * (k - 1) >= n for d, k, n in zip(dilation, kernel, ctx.first_map.extents, strict=True)
-        )
+        return any(d > 1 and d * (k - 1) >= n for d, k, n in zip(dilation, kernel, ctx.first_map.extents, strict=True))
 
     def axis_maps(self, ctx: RuleContext, name: str) -> tuple[AxisMap, ...]:
         """A sliding window per axis."""

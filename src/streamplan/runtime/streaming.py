@@ -79,7 +79,8 @@ def stream_segment(
         The cut values, full size, in the order of `segment.outputs`.
     """
     call = _Call(segment, on_tile, _AutocastState.current(maps[0].device.type))
-    outputs: tuple[Tensor, ...] = _StreamedSegment.apply(call, *maps, *(smalls[name] for name in segment.smalls))
+    tensors = (*maps, *(smalls[name] for name in segment.smalls))
+    outputs: tuple[Tensor, ...] = _StreamedSegment.apply(call, *tensors)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -87,7 +88,7 @@ class _StreamedSegment(torch.autograd.Function):
     """Forward: every tile without autograd. Backward: every tile again, with it."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
@@ -105,7 +106,7 @@ class _StreamedSegment(torch.autograd.Function):
         return tuple(outputs.values())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         needs: tuple[bool, ...] = ctx.needs_input_grad[1:]
