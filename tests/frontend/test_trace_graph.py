@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from typing import Any
 
 import pytest
@@ -228,6 +229,23 @@ def wrapped(x: torch.Tensor, times: int) -> torch.Tensor:
     for _ in range(times):
         x = x.sin()
     return x
+
+
+def test_torchscript_functions_are_traced_into() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and still in use
+        script = torch.jit.script(_swish)
+    trace = assert_graph_equals_model(Net(lambda net, x: script(x) + 1), torch.randn(1, 2, 3))
+    assert targets(trace) == ["sigmoid", operator.mul, operator.add]
+
+
+def _swish(x: torch.Tensor) -> torch.Tensor:
+    return x * x.sigmoid()
+
+
+def test_a_layer_of_torch_can_be_the_model() -> None:
+    trace = assert_graph_equals_model(nn.Conv2d(2, 3, 1), torch.rand(1, 2, 4, 4))
+    assert [node.target for node in trace.graph.nodes if node.op == "get_attr"] == ["weight", "bias"]
 
 
 def test_module_outputs_name_the_last_value_each_module_returned() -> None:

@@ -67,9 +67,11 @@ def _monai_nets() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     }
 
 
+MONAI_NETS = "UNet,BasicUNet,BasicUNet odd,DenseNet121,ResNet,SegResNet,AttentionUnet,DynUNet,EfficientNet,ViT"
+
+
 @pytest.mark.parametrize(
-    "name",
-    "UNet,BasicUNet,BasicUNet odd,DenseNet121,ResNet,SegResNet,AttentionUnet,DynUNet,EfficientNet,ViT,SwinUNETR".split(","),
+    "name", [*MONAI_NETS.split(","), pytest.param("SwinUNETR", marks=pytest.mark.slow, id="SwinUNETR")]
 )
 def test_monai_nets(name: str) -> None:
     make_net, shape = _monai_nets()[name]

@@ -106,6 +106,9 @@ def _classify_call(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec], verd
     context = rule_context(graph, call, maps)
     if not rule.joins_maps and (len(context.maps) > 1 or call.arguments["input"] != ValueRef(next(iter(context.maps)))):
         return Verdict(Locality.UNKNOWN, "a tensor computed from the image is one of its parameters")
+    axes = call.arguments.get("num_axes", context.num_axes)
+    if axes != context.num_axes:
+        return Verdict(Locality.UNKNOWN, f"it takes maps of {axes} axes, this one has {context.num_axes}")
     return rule.classify(context)
 
 

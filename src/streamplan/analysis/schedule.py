@@ -10,7 +10,7 @@ keeps their boundaries monotone. A grid is data: the boundaries alone fix every 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, product
@@ -19,7 +19,7 @@ from streamplan.analysis.regions import AxisStep, StreamedPart, pull_regions
 from streamplan.geometry import AffineWindow, AveragingWindow, AxisMap, Interval, LinearResize, ScatterWindow
 
 _MAX_POSITIONS = 4096
-"""Positions examined for the smallest tile where resizing by a table leaves no period to rely on."""
+"""Positions examined for the smallest tile where there is no period to rely on."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,21 @@ def schedule_axis(part: StreamedPart, axis: int, boundaries: tuple[int, ...]) ->
     return AxisSchedule(boundaries, steps)
 
 
-def divide_axis(part: StreamedPart, axis: int, tile_size: int) -> tuple[int, ...] | None:
-    """Boundaries with the fewest blocks that each read at most `tile_size` samples; None if there are none.
+class InfeasibleTileError(Exception):
+    """One position alone reads more than the tile may; `num_read` samples."""
+
+    def __init__(self, num_read: int) -> None:
+        self.num_read = num_read
+        super().__init__(f"one position reads {num_read} samples")
+
+
+def divide_axis(part: StreamedPart, axis: int, tile_size: int) -> tuple[int, ...]:
+    """Boundaries with the fewest blocks that each read at most `tile_size` samples.
 
     Blocks are made even if that needs no further block.
+
+    Raises:
+        InfeasibleTileError: A block of one position reads more.
     """
     extent = coarsest_extent(part, axis)
     greedy = [0]
@@ -57,7 +68,7 @@ def divide_axis(part: StreamedPart, axis: int, tile_size: int) -> tuple[int, ...
     while greedy[-1] < extent:
         stop = _longest_block(part, axis, greedy[-1], guess, tile_size)
         if stop is None:
-            return None
+            raise InfeasibleTileError(_num_read(part, axis, greedy[-1], greedy[-1] + 1))
         guess = stop - greedy[-1]
         greedy.append(stop)
     blocks = len(greedy) - 1
@@ -112,23 +123,27 @@ def _longest_block(part: StreamedPart, axis: int, start: int, guess: int, tile_s
     return start + low if low else None
 
 
-def _telling_positions(part: StreamedPart, axis: int) -> Iterator[int]:
-    """Positions that are sure to include the most demanding one.
+def _telling_positions(part: StreamedPart, axis: int) -> Iterable[int]:
+    """Positions that include the most demanding one.
 
-    Away from the borders demand repeats with a period; clamping only makes it smaller.
+    Away from the borders demand repeats with a period; clamping only makes it smaller. Without a period all positions
+    are told, or, of a long axis, its ends, its middle and a sample between: demand drifts along the axis then.
     """
     extent = coarsest_extent(part, axis)
     period = _period(part, axis)
     middle = extent // 2
-    if period is None:
-        half = _MAX_POSITIONS // 2
-        yield from range(max(0, middle - half), min(extent, middle + half))
-        yield from {0, extent - 1}
-        return
-    if middle + period > extent or _is_clamped(part, axis, middle, middle + period):
-        yield from range(extent)
-    else:
-        yield from range(middle, middle + period)
+    if period is not None and middle + period <= extent and not _is_clamped(part, axis, middle, middle + period):
+        return range(middle, middle + period)
+    if extent <= _MAX_POSITIONS:
+        return range(extent)
+    window = _MAX_POSITIONS // 4
+    sample = range(0, extent, extent // window)
+    return {
+        *range(window),
+        *range(middle - window // 2, middle + window // 2),
+        *range(extent - window, extent),
+        *sample,
+    }
 
 
 def _is_clamped(part: StreamedPart, axis: int, start: int, stop: int) -> bool:
@@ -138,17 +153,15 @@ def _is_clamped(part: StreamedPart, axis: int, start: int, stop: int) -> bool:
 
 
 def _period(part: StreamedPart, axis: int) -> int | None:
-    """Positions of the coarsest cut value after which the demand repeats; None if a table is in the way."""
+    """Positions of the coarsest cut value after which the demand repeats; None if values do not keep step."""
     scale: dict[str, Fraction] = {}
     coarsest = coarsest_extent(part, axis)
     for name in part.frontier:
-        ratio = Fraction(part.extents[name][axis], coarsest)
-        scale[name] = ratio
+        scale[name] = Fraction(part.extents[name][axis], coarsest)
     for edge in reversed(part.edges):
-        ratio_or_none = _ratio(edge.axis_maps[axis])
-        if ratio_or_none is None:
+        ratio = _ratio(edge.axis_maps[axis])
+        if ratio is None or scale.setdefault(edge.source, scale[edge.reader] * ratio) != scale[edge.reader] * ratio:
             return None
-        scale.setdefault(edge.source, scale[edge.reader] * ratio_or_none)
     return math.lcm(*(ratio.denominator for ratio in scale.values()))
 
 

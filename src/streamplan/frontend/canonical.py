@@ -54,6 +54,7 @@ def _convolution(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonic
     if not isinstance(arguments["weight"], ValueRef | AttributeRef):
         raise NoCanonicalFormError("its weight is not a tensor of the model")
     arguments["kernel_size"] = spec_of(arguments["weight"]).shape[2:]
+    arguments["num_axes"] = len(arguments["kernel_size"])
     return Canonical(op, arguments)
 
 

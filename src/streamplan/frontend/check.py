@@ -86,10 +86,10 @@ def check_trace(tracer: GraphTracer, traced: Result, plain: Result) -> None:
 
 
 def _where(tracer: GraphTracer, index: int) -> str:
-    node: fx.Node | None = tracer.node_of_call(index)
+    node: fx.Node | None = tracer.nodes.node_of_call(index)
     if node is None:
         return type(tracer.root).__name__
-    record = tracer.records[node]
+    record = tracer.nodes.records[node]
     return f"node {node.name} in {place(record.module_path, record.module_type, record.location)}"
 
 

@@ -95,18 +95,29 @@ def _avg_pool(module: nn.Module, path: str) -> Arguments:
 
 _NOTHING = _read()
 
+
+def _pools(name: str, op: str, read: Reader) -> dict[type[nn.Module], tuple[str, Reader]]:
+    """The pooling modules of one kind, each with its number of axes."""
+
+    def with_axes(axes: int) -> Reader:
+        return lambda module, path: {**read(module, path), "num_axes": axes}
+
+    return {getattr(nn, f"{name}{axes}d"): (op, with_axes(axes)) for axes in (1, 2, 3)}
+
+
 MODULES: dict[type[nn.Module], tuple[str, Reader]] = {
     **dict.fromkeys(_per_axes("Conv"), ("conv", _convolution)),
     **dict.fromkeys(_per_axes("ConvTranspose"), ("conv_transpose", _transposed)),
     **dict.fromkeys([*_per_axes("BatchNorm"), nn.SyncBatchNorm], ("batch_norm", _batch_norm)),
     **dict.fromkeys(_per_axes("InstanceNorm"), ("instance_norm", _batch_norm)),
-    **dict.fromkeys(
-        _per_axes("MaxPool"),
-        ("max_pool", _read("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
+    **_pools(
+        "MaxPool",
+        "max_pool",
+        _read("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     ),
-    **dict.fromkeys(_per_axes("AvgPool"), ("avg_pool", _avg_pool)),
-    **dict.fromkeys(_per_axes("AdaptiveAvgPool"), ("adaptive_avg_pool", _read("output_size"))),
-    **dict.fromkeys(_per_axes("AdaptiveMaxPool"), ("adaptive_max_pool", _read("output_size", "return_indices"))),
+    **_pools("AvgPool", "avg_pool", _avg_pool),
+    **_pools("AdaptiveAvgPool", "adaptive_avg_pool", _read("output_size")),
+    **_pools("AdaptiveMaxPool", "adaptive_max_pool", _read("output_size", "return_indices")),
     **dict.fromkeys(
         [*_per_axes("Dropout"), nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout], ("dropout", _dropout)
     ),

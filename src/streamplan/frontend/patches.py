@@ -83,14 +83,24 @@ def tracing_patches(tracer: GraphTracer) -> Iterator[None]:
 def steady_execution() -> Iterator[None]:
     """Let the same call always do the same, and an error be reported once.
 
-    TorchScript functions optimise themselves from call to call, so two runs would differ; fake tensors log errors that
-    are raised, with their place, all the same.
+    A TorchScript function optimises itself from call to call, so that two runs would differ, and no tracer sees what
+    it does; the Python function it was made from is called instead. Fake tensors log errors that are raised, with their
+    place, all the same.
     """
+    script_call = torch.jit.ScriptFunction.__call__
+    thread = threading.get_ident()
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        source = getattr(function, "_torchdynamo_inline", None)
+        if source is None or threading.get_ident() != thread:
+            return script_call(function, *args, **kwargs)
+        return source(*args, **kwargs)
+
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     disabled = logger.disabled
     logger.disabled = True
     try:
-        with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+        with _set_attribute(torch.jit.ScriptFunction, "__call__", call):
             yield
     finally:
         logger.disabled = disabled

@@ -29,6 +29,8 @@ class Signature:
     """Argument names in positional order."""
     defaults: tuple[Any, ...]
     """Their defaults; `REQUIRED` where there is none."""
+    fixed: tuple[tuple[str, Any], ...] = ()
+    """Arguments that the spelling itself fixes, such as the number of axes of `max_pool2d`."""
     num_variadic: int = 0
     """1 if the last name collects all remaining positional arguments, as in `x.permute(0, 2, 3, 1)`."""
 
@@ -55,10 +57,10 @@ class Signature:
                 if default is REQUIRED:
                     raise TypeError(f"argument {name!r} is missing")
                 bound[name] = default
-        return {name: bound[name] for name in self.names}
+        return {name: bound[name] for name in self.names} | dict(self.fixed)
 
 
-def signature(op: str, text: str) -> Signature:
+def signature(op: str, text: str, **fixed: Any) -> Signature:
     """Parse `"input kernel_size stride=None *dims"`.
 
     >>> signature("relu", "input inplace=False").bind(("x",), {})
@@ -71,7 +73,7 @@ def signature(op: str, text: str) -> Signature:
             name, variadic = name[1:], 1
         names.append(name)
         defaults.append(eval(default, {}) if separator else REQUIRED)  # our own literals below
-    return Signature(op, tuple(names), tuple(defaults), variadic)
+    return Signature(op, tuple(names), tuple(defaults), tuple(fixed.items()), variadic)
 
 
 _UNARY = {
@@ -106,7 +108,7 @@ _CALLS = {
     "lerp": "input end weight",
     "addcmul addcdiv": "input tensor1 tensor2 value=1",
     "cat": "tensors dim=0",
-    "softmax log_softmax": "input dim _stacklevel=3 dtype=None",
+    "softmax log_softmax": "input dim dtype=None",
     "sum mean": "input dim=None keepdim=False dtype=None",
     "amax amin": "input dim=() keepdim=False",
     "permute": "input *dims",
@@ -183,13 +185,16 @@ def _function_signatures() -> Iterator[tuple[Callable[..., Any], Signature]]:
         yield getattr(torch, f"conv{axes}d"), signature("conv", _CONVOLUTION)
         yield getattr(F, f"conv_transpose{axes}d"), signature("conv_transpose", _TRANSPOSED)
         yield getattr(torch, f"conv_transpose{axes}d"), signature("conv_transpose", _TRANSPOSED)
-        yield getattr(F, f"max_pool{axes}d"), signature("max_pool", _MAX_POOL)
-        yield getattr(torch, f"max_pool{axes}d"), signature("max_pool", _MAX_POOL)
-        yield getattr(F, f"avg_pool{axes}d"), signature("avg_pool", _AVG_POOL)
-        yield getattr(F, f"adaptive_avg_pool{axes}d"), signature("adaptive_avg_pool", "input output_size")
+        yield getattr(F, f"max_pool{axes}d"), signature("max_pool", _MAX_POOL, num_axes=axes)
+        yield getattr(torch, f"max_pool{axes}d"), signature("max_pool", _MAX_POOL, num_axes=axes)
+        yield getattr(F, f"avg_pool{axes}d"), signature("avg_pool", _AVG_POOL, num_axes=axes)
+        yield (
+            getattr(F, f"adaptive_avg_pool{axes}d"),
+            signature("adaptive_avg_pool", "input output_size", num_axes=axes),
+        )
         yield (
             getattr(F, f"adaptive_max_pool{axes}d"),
-            signature("adaptive_max_pool", "input output_size return_indices=False"),
+            signature("adaptive_max_pool", "input output_size return_indices=False", num_axes=axes),
         )
     norm = "input running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-05"
     yield F.batch_norm, signature("batch_norm", norm)
@@ -208,6 +213,8 @@ def _function_signatures() -> Iterator[tuple[Callable[..., Any], Signature]]:
     )
     yield F.interpolate, signature("interpolate", resize)
     yield F.upsample, signature("interpolate", "input size=None scale_factor=None mode='nearest' align_corners=None")
+    for name in ("softmax", "log_softmax"):
+        yield getattr(F, name), signature(name, "input dim=None _stacklevel=3 dtype=None")
     yield F.pad, signature("pad", "input pad mode='constant' value=None")
     yield torch.where, signature("where", "condition input other")
     yield F.grid_sample, signature("grid_sample", "input grid mode='bilinear' padding_mode='zeros' align_corners=None")

@@ -140,15 +140,15 @@ def _check_buffers(root: nn.Module) -> None:
 
 
 def _finish(tracer: GraphTracer, skeleton: Skeleton, spec: pytree.TreeSpec) -> Trace:
-    functionalize(tracer.graph, tracer.records)
-    drop_unused_reads(tracer.graph, set(tracer.module_outputs.values()))
-    tracer.graph.lint()
+    functionalize(tracer.nodes.graph, tracer.nodes.records)
+    drop_unused_reads(tracer.nodes.graph, set(tracer.module_outputs.values()))
+    tracer.nodes.graph.lint()
     return Trace(
-        graph=tracer.graph,
-        facts={node.name: tracer.records[node].freeze() for node in tracer.graph.nodes},
+        graph=tracer.nodes.graph,
+        facts={node.name: tracer.nodes.records[node].freeze() for node in tracer.nodes.graph.nodes},
         module_outputs=tracer.module_outputs,
         shape_reads=tuple(tracer.shape_reads),
         skeleton=skeleton.root,
-        input_names=tuple(node.name for node in tracer.graph.nodes if node.op == "placeholder"),
+        input_names=tuple(node.name for node in tracer.nodes.graph.nodes if node.op == "placeholder"),
         output_spec=spec,
     )

@@ -14,7 +14,6 @@ leaves no node.
 from __future__ import annotations
 
 import operator
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-from torch.fx.node import map_arg
 
 from streamplan.errors import TracingError
 from streamplan.frontend.arguments import lower_argument, plain_containers, rebuild
@@ -32,8 +30,8 @@ from streamplan.frontend.fake_proxy import OPERATORS, FakeProxy, TracingMode, pr
 from streamplan.frontend.leaves import plain_class
 from streamplan.frontend.locations import place, user_location
 from streamplan.frontend.modes import AmbientModes
+from streamplan.frontend.node_table import NodeTable
 from streamplan.frontend.patches import tracing_patches
-from streamplan.frontend.records import CallRecord, StorageTable
 from streamplan.frontend.skeleton import Skeleton
 from streamplan.frontend.tensor_uses import (
     METADATA_METHODS,
@@ -56,11 +54,9 @@ class GraphTracer:
     """
 
     def __init__(self, skeleton: Skeleton, stream: AtenStream, is_leaf: Callable[[nn.Module], bool]) -> None:
-        self.graph = fx.Graph()
-        self.records: dict[fx.Node, CallRecord] = {}
+        self.nodes = NodeTable()
         self.module_outputs: dict[str, str] = {}
         self.shape_reads: dict[SourceLocation, None] = {}
-        self.storages = StorageTable()
         self.executing = False
         self._active = False
         self.root = skeleton.root
@@ -72,7 +68,6 @@ class GraphTracer:
         self._attributes: dict[str, FakeProxy] = {}
         self._stack: list[tuple[str, str]] = []
         self._modes = AmbientModes.current()
-        self._spans: list[tuple[int, fx.Node | None]] = []
         self._failure: tuple[BaseException, str, str] | None = None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -87,27 +82,18 @@ class GraphTracer:
     def add_input(self, name: str, fake: torch.Tensor) -> FakeProxy:
         """Add a placeholder."""
         with self._execution():
-            node = self.graph.placeholder(name)
-            self._keep(node, fake, None, [])
-            self.records[node].is_activation = True
-            self.records[node].carries_gradient = fake.is_floating_point() or fake.is_complex()
+            node = self.nodes.graph.placeholder(name)
+            record = self.nodes.keep(node, fake, self._module())
+            record.is_activation = True
+            record.carries_gradient = fake.is_floating_point() or fake.is_complex()
             return FakeProxy(self, node, fake)
 
     def add_output(self, value: Any) -> fx.Node:
         """Add the output node."""
         with self._execution():
-            node: fx.Node = self.graph.output(self._lower(plain_containers(value)))
-            self.records[node] = CallRecord(self.evaluate(node.args[0]), None, "", type(self.root).__name__)
+            node: fx.Node = self.nodes.graph.output(self._lower(plain_containers(value)))
+            self.nodes.keep(node, self.nodes.evaluate(node.args[0]), self._module())
             return node
-
-    def evaluate(self, argument: Any) -> Any:
-        """Replace the nodes in a node argument by the fake values they evaluated to."""
-        return map_arg(argument, lambda node: self.records[node].value)
-
-    def node_of_call(self, index: int) -> fx.Node | None:
-        """Node whose execution made the aten call of this index."""
-        position = bisect_right(self._spans, index, key=lambda span: span[0]) - 1
-        return self._spans[position][1] if position >= 0 else None
 
     def failing_module(self, error: BaseException) -> tuple[str, str]:
         """Path and class name of the innermost module an exception left."""
@@ -173,9 +159,9 @@ class GraphTracer:
                         "the graph refers to tensors by attribute path",
                         "make it a registered buffer or a parameter",
                     )
-                node = self.graph.get_attr(path)
-                self._keep(node, tensor, self._location(), [])
-                self.records[node].carries_gradient = tensor.requires_grad
+                node = self.nodes.graph.get_attr(path)
+                record = self.nodes.keep(node, tensor, self._module(), self._location())
+                record.carries_gradient = tensor.requires_grad
                 self._attributes[path] = FakeProxy(self, node, tensor)
         return self._attributes[path]
 
@@ -199,16 +185,17 @@ class GraphTracer:
             node_kwargs = self._lower(kwargs)
             first_call = len(self.stream.calls)
             self.stream.begin()
-            value = self._execute(kind, target, self.evaluate(node_args), self.evaluate(node_kwargs), location)
-            written = self._known_writes(kind)
+            value = self._execute(
+                kind, target, self.nodes.evaluate(node_args), self.nodes.evaluate(node_kwargs), location
+            )
+            written = self.nodes.known_extents(self.stream.written, kind)
             if not written and not tensors_in(value):
-                self._spans.append((first_call, None))
+                self.nodes.note_span(first_call, None)
                 return value
-            node = self.graph.create_node(kind, target, node_args, node_kwargs)
-            self._spans.append((first_call, node))
-            self._keep(node, value, location, written)
-            self.records[node].flops = self.stream.flops
-            self._check_modes(node)
+            node = self.nodes.graph.create_node(kind, target, node_args, node_kwargs)
+            self.nodes.note_span(first_call, node)
+            self.nodes.keep(node, value, self._module(), location, written).flops = self.stream.flops
+            self._check_modes(node, location)
             return self._wrap(node, value)
 
     # -- executing ------------------------------------------------------------------------------------------------
@@ -239,31 +226,12 @@ class GraphTracer:
                 location,
             ) from error
 
-    def _known_writes(self, kind: str) -> list[Any]:
-        """Writes to tensors that outlive the call. What a leaf module does to its own buffers is its own affair."""
-        written = [self.storages.extent(tensor) for tensor in self.stream.written if self.storages.knows(tensor)]
-        if kind == "call_module":
-            owned = {self.records[proxy.node].storages[0] for proxy in self._attributes.values()}
-            written = [extent for extent in written if extent.storage not in owned]
-        return list(dict.fromkeys(written))
-
-    def _keep(self, node: fx.Node, value: Any, location: SourceLocation | None, written: list[Any]) -> None:
-        """Write down what a node evaluated to."""
-        path, type_name = self._stack[-1] if self._stack else ("", type(self.root).__name__)
-        record = CallRecord(value, location, path, type_name, written=written)
-        record.note_storages(self.storages, is_call=node.op not in ("placeholder", "get_attr"))
-        inputs = [self.records[source] for source in node.all_input_nodes]
-        record.is_activation = any(source.is_activation for source in inputs)
-        differentiable = any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors_in(value))
-        record.carries_gradient = differentiable and any(source.carries_gradient for source in inputs)
-        self.records[node] = record
-
     def _wrap(self, node: fx.Node, value: Any) -> Any:
         """The value as the model sees it, with a proxy for each tensor in it."""
 
         def wrap_item(key: Any, item: Any) -> Any:
-            child = self.graph.call_function(operator.getitem, (node, key))
-            self._keep(child, item, self.records[node].location, [])
+            child = self.nodes.graph.call_function(operator.getitem, (node, key))
+            self.nodes.keep(child, item, self._module(), self.nodes.records[node].location)
             return self._wrap(child, item)
 
         if isinstance(value, torch.Tensor):
@@ -290,7 +258,7 @@ class GraphTracer:
             value = getattr(tensor, name)
             if name in METADATA_METHODS:
                 value = value(*args[1:], **kwargs)
-            is_activation = isinstance(args[0], FakeProxy) and self.records[args[0].node].is_activation
+            is_activation = isinstance(args[0], FakeProxy) and self.nodes.records[args[0].node].is_activation
             if is_activation and reads_spatial_size(name, args[1:], kwargs, tensor.dim()):
                 location = self._location()
                 if location is not None:
@@ -298,6 +266,10 @@ class GraphTracer:
             return value
 
     # -- places ---------------------------------------------------------------------------------------------------
+
+    def _module(self) -> tuple[str, str]:
+        """Path and class name of the innermost module that is running."""
+        return self._stack[-1] if self._stack else ("", type(self.root).__name__)
 
     def _location(self) -> SourceLocation | None:
         return user_location(GraphTracer.run.__code__)
@@ -309,16 +281,15 @@ class GraphTracer:
         else:
             self.module_outputs.pop(path, None)
 
-    def _check_modes(self, node: fx.Node) -> None:
-        record = self.records[node]
-        inputs_carry = any(self.records[source].carries_gradient for source in node.all_input_nodes)
-        difference = self._modes.difference(AmbientModes.current(), ignore_gradient=not inputs_carry)
+    def _check_modes(self, node: fx.Node, location: SourceLocation | None) -> None:
+        ignore_gradient = not self.nodes.gradient_enters(node)
+        difference = self._modes.difference(AmbientModes.current(), ignore_gradient=ignore_gradient)
         if difference:
             raise self._error(
                 f"{node.name} runs {difference}",
                 "a graph has no such regions: the call would run as if it stood outside",
                 "move the switch outside the model, or write it without (x.detach(), x.float())",
-                record.location,
+                location,
             )
 
     def _error(

@@ -17,7 +17,13 @@ from torch import nn
 from streamplan.analysis.cuts import Cut, cut_at, enumerate_cuts
 from streamplan.analysis.locality import LocalityFacts, classify_locality, freeze_batch_norms
 from streamplan.analysis.regions import StreamedPart, receptive_field, streamed_part
-from streamplan.analysis.schedule import AxisSchedule, divide_axis, schedule_axis, smallest_tile_size
+from streamplan.analysis.schedule import (
+    AxisSchedule,
+    InfeasibleTileError,
+    divide_axis,
+    schedule_axis,
+    smallest_tile_size,
+)
 from streamplan.errors import PlanMismatchError, TileSizeError
 from streamplan.ir import Graph
 from streamplan.options import Options
@@ -134,22 +140,22 @@ def _resolve_tile_size(
 def _divide(part: StreamedPart, tile_size: tuple[int, ...], smallest: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Boundaries along every axis."""
     divided: list[tuple[int, ...]] = []
-    same: dict[object, tuple[int, ...] | None] = {}
+    same: dict[object, tuple[int, ...]] = {}
     for axis, size in enumerate(tile_size):
         key = (size, _axis_key(part, axis))
-        if key not in same:
-            same[key] = divide_axis(part, axis, size)
-        boundaries = same[key]
-        if boundaries is None:
+        try:
+            divided.append(same.get(key) or divide_axis(part, axis, size))
+        except InfeasibleTileError as problem:
+            needed = tuple(max(n, problem.num_read) if a == axis else n for a, n in enumerate(smallest))
             raise TileSizeError(
                 f"tile size {' x '.join(map(str, tile_size))} is too small",
                 where=f"axis {axis}",
-                why=f"one position of the cut {', '.join(part.frontier)} reads {smallest[axis]} samples along axis "
+                why=f"one position of the cut {', '.join(part.frontier)} reads {needed[axis]} samples along axis "
                 f"{axis}; the tile may read {size}",
-                do=f"pass tile_size={_as_argument(smallest)} or more, or an earlier cut",
-                smallest_tile_size=smallest,
-            )
-        divided.append(boundaries)
+                do=f"pass tile_size={_as_argument(needed)} or more, or an earlier cut",
+                smallest_tile_size=needed,
+            ) from None
+        same[key] = divided[-1]
     return tuple(divided)
 
 

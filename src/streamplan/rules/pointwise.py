@@ -47,7 +47,10 @@ def _broadcast_problem(ctx: RuleContext) -> str:
             return f"its maps disagree on which dimensions are the image's ({name})"
         if spec.extents != tuple(ctx.output.shape[dim] for dim in spec.dims):
             return f"{name} is broadcast along an image axis"
-    spanning = ctx.small_that_spans(ctx.first_map.dims) if ctx.call.op != "prelu" else ""
+    if ctx.call.op == "prelu":
+        per_channel = any(spec.shape != (1,) for spec in ctx.smalls.values())
+        return "its weight follows an image axis" if per_channel and 1 in ctx.first_map.dims else ""
+    spanning = ctx.small_that_spans(ctx.first_map.dims)
     return f"{spanning} has values of its own for each position of the map" if spanning else ""
 
 
@@ -80,7 +83,8 @@ class Elementwise(Rule):
 def _operand(argument: object, ctx: RuleContext, code: CodeWriter) -> str:
     if isinstance(argument, ValueRef) and argument.name in ctx.maps:
         return code.window(argument)
-    return code.value(argument)
+    text = code.value(argument)
+    return f"({text})" if text.startswith("-") else text  # -2.0 ** x would be -(2.0 ** x)
 
 
 class Identity(Rule):

@@ -45,7 +45,8 @@ class Interpolate(Rule):
         align_corners = bool(ctx.call.arguments["align_corners"])
         sizes = zip(ctx.first_map.extents, ctx.output.shape[2:], _scales(ctx), strict=True)
         if mode in _NEAREST:
-            return tuple(IndexTable(_nearest_table(n_in, n_out, scale, mode)) for n_in, n_out, scale in sizes)
+            kind = (mode, ctx.num_axes, ctx.output.dtype)
+            return tuple(IndexTable(_nearest_table(n_in, n_out, scale, *kind)) for n_in, n_out, scale in sizes)
         return tuple(_linear(n_in, n_out, scale, align_corners) for n_in, n_out, scale in sizes)
 
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
@@ -80,12 +81,33 @@ def _first(n_in: int) -> LinearResize:
 
 
 @lru_cache(maxsize=256)
-def _nearest_table(n_in: int, n_out: int, scale: float | None, mode: str) -> tuple[int, ...]:
-    """Input position of each output position, from torch's own kernel."""
-    positions = torch.arange(n_in, dtype=torch.float64)[None, None]
-    resize = torch.ops.aten.upsample_nearest1d if mode == "nearest" else torch.ops.aten._upsample_nearest_exact1d
-    table = resize(positions, [n_out], scale)
-    return tuple(int(index) for index in table[0, 0].tolist())
+def _nearest_table(
+    n_in: int, n_out: int, scale: float | None, mode: str, num_axes: int, dtype: torch.dtype
+) -> tuple[int, ...]:
+    """Input position of each output position, from torch's own kernel for this number of axes and dtype.
+
+    Kernels differ in the precision they compute indices with. The positions go through the kernel as digits, one per
+    channel, since a reduced dtype does not hold them whole.
+    """
+    digits, axes = _digits(n_in, dtype), [1] * (num_axes - 1)
+    kernel = "upsample_nearest" if mode == "nearest" else "_upsample_nearest_exact"
+    resize = getattr(torch.ops.aten, f"{kernel}{num_axes}d")
+    looked_up = resize(digits.reshape(1, len(digits), n_in, *axes), [n_out, *axes], scale, *[None] * len(axes))
+    table = sum(_BASE**place * looked_up[0, place].flatten().long() for place in range(len(digits)))
+    assert isinstance(table, torch.Tensor)
+    return tuple(table.tolist())
+
+
+_BASE = 128
+"""Digits below it are exact in every dtype."""
+_NUM_DIGITS = 4
+"""Enough for 2^28 positions; more than one channel, so that the layout is not taken for channels last."""
+
+
+def _digits(count: int, dtype: torch.dtype) -> torch.Tensor:
+    """The numbers below `count`, one row per digit, least significant first."""
+    numbers = torch.arange(count)
+    return torch.stack([numbers // _BASE**place % _BASE for place in range(_NUM_DIGITS)]).to(dtype)
 
 
 register("interpolate", Interpolate())

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from streamplan.errors import StaleStateError
+from streamplan.errors import DoubleBackwardError, StaleStateError
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.tile import Tile
 
@@ -106,11 +106,20 @@ class _StreamedSegment(torch.autograd.Function):
         return tuple(outputs.values())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = _saved_tensors(ctx)
+        with torch.no_grad():
+            results = _StreamedSegment._gradients(ctx, saved, gradients)
+        if torch.is_grad_enabled():  # create_graph=True
+            results = _refuse_second_derivatives(results, saved)
+        return (None, *results)
+
+    @staticmethod
+    def _gradients(ctx: Any, saved: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        """Gradients of the input maps and the small tensors."""
         call: _Call = ctx.call
         needs: tuple[bool, ...] = ctx.needs_input_grad[1:]
-        maps, smalls = call.split(_saved_tensors(ctx))
+        maps, smalls = call.split(saved)
         num_maps = len(maps)
         leaves = {
             name: tensor.detach().requires_grad_(need)
@@ -121,7 +130,34 @@ class _StreamedSegment(torch.autograd.Function):
             for done, index in enumerate(call.segment.tile_indices()):
                 _backward_tile(call.segment, index, maps, leaves, gradients, map_gradients)
                 call.report("backward", done + 1)
-        return (None, *map_gradients, *(leaf.grad for leaf in leaves.values()))
+        return (*map_gradients, *(leaf.grad for leaf in leaves.values()))
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """The identity on a gradient; its own backward is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, anchor: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        raise DoubleBackwardError(
+            "the gradient of a gradient of the streamed part was asked for",
+            why="the streamed part gives first derivatives only; its gradients would count as constants",
+            do="with streamed.disabled(): run the plain net, or call backward() without create_graph",
+        )
+
+
+def _refuse_second_derivatives(results: Sequence[Tensor | None], saved: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Tie gradients to a tensor that requires a gradient, so that differentiating them is an error, not silence."""
+    anchor = next((tensor for tensor in saved if tensor.requires_grad), None)
+    if anchor is None:
+        return tuple(results)
+    return tuple(
+        None if result is None else _FirstDerivative.apply(result, anchor)  # type: ignore[no-untyped-call]
+        for result in results
+    )
 
 
 def _saved_tensors(ctx: FunctionCtx) -> tuple[Tensor, ...]:

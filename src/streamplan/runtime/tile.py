@@ -49,7 +49,9 @@ class Tile:
         border = [(0, 0)] * x.dim()
         for dim, step in zip(dims, self.steps, strict=True):
             read = step.reads[key]
-            x = _narrow(x, dim, read.span.relative_to(step.regions[key[1]].start))
+            start = step.regions[key[1]].start
+            # An empty span may lie outside the region; which zero samples are taken does not matter.
+            x = _narrow(x, dim, Interval(0, 0) if read.span.is_empty else read.span.relative_to(start))
             border[dim] = (read.before, read.after)
         return pad_constant(x, border, fill)
 

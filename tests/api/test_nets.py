@@ -1,0 +1,146 @@
+"""Nets of the literature: the streamed step equals the plain step, in float64, for small, medium and whole-image tiles.
+
+Extents are odd or prime where the net takes them. A net whose receptive field exceeds an affordable image is also cut
+earlier, so that many tiles are smaller than the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import streamplan
+from tests.api.compare import assert_same_step
+from tests.nets.densenet import densenet121
+from tests.nets.googlenet import googlenet
+from tests.nets.inception import inception_v3
+from tests.nets.mobilenet import mobilenet_v2
+from tests.nets.randomize import randomize_
+from tests.nets.resnet import resnet18, resnet50
+from tests.nets.tupac import tupac
+from tests.nets.unet import unet, unet3d, unet_bilinear, unet_nearest, unet_valid
+from tests.nets.vgg import vgg11, vgg11_bn, vgg16, vgg16_bn
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net, an image and a cut."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    size: tuple[int, ...]
+    cut: str = "latest"
+
+
+CASES = [
+    Case("resnet18", lambda: resnet18(2, 5), (2, 3, 499, 61)),
+    Case("resnet18_layer2", lambda: resnet18(2, 5), (2, 3, 157, 131), "layer2"),
+    Case("resnet50", lambda: resnet50(2, 5), (2, 3, 491, 37)),
+    Case("resnet50_layer3", lambda: resnet50(2, 5), (2, 3, 337, 47), "layer3"),
+    Case("densenet121_transition1", lambda: densenet121(2, 5), (2, 3, 127, 89), "features.transition1"),
+    Case("densenet121_transition2", lambda: densenet121(2, 5), (2, 3, 317, 37), "features.transition2"),
+    Case("inception_v3_6a", lambda: inception_v3(2, 5, transform_input=True), (2, 3, 211, 107), "Mixed_6a"),
+    Case("inception_v3_6b", lambda: inception_v3(2, 5), (2, 3, 421, 79), "Mixed_6b"),
+    Case("googlenet", lambda: googlenet(4, 5), (2, 3, 443, 53)),
+    Case("googlenet_3b", lambda: googlenet(4, 5), (2, 3, 113, 101), "inception3b"),
+    Case("mobilenet_v2", lambda: mobilenet_v2(2, 5), (2, 3, 547, 35)),
+    Case("mobilenet_v2_features7", lambda: mobilenet_v2(4, 5), (2, 3, 139, 113), "features.7"),
+    Case("vgg11", lambda: vgg11(2, 5), (2, 3, 223, 157)),
+    Case("vgg11_bn", lambda: vgg11_bn(2, 5), (2, 3, 223, 157)),
+    Case("vgg16", lambda: vgg16(2, 5), (2, 3, 283, 67)),
+    Case("vgg16_bn", lambda: vgg16_bn(2, 5), (2, 3, 67, 283)),
+    Case("tupac", lambda: tupac(2), (2, 3, 293, 97), "streamed"),
+    Case("unet", lambda: unet(2, 2), (2, 3, 76, 60)),
+    Case("unet_valid", lambda: unet_valid(2, 2), (2, 1, 68, 76)),
+    Case("unet_bilinear", lambda: unet_bilinear(2, 2), (2, 3, 71, 83)),
+    Case("unet_half_pixel", lambda: unet_bilinear(2, 2, align_corners=False), (2, 3, 83, 71)),
+    Case("unet_nearest", lambda: unet_nearest(2, 2), (2, 3, 71, 67)),
+    Case("unet3d", lambda: unet3d(2, 1), (2, 1, 23, 19, 21)),
+    Case("unet3d_trilinear", lambda: unet3d(2, 1, up="linear"), (2, 1, 23, 21, 11)),
+]
+WHOLE_IMAGE_ONLY = [
+    Case("densenet121", lambda: densenet121(2, 5), (2, 3, 67, 71)),
+    Case("inception_v3", lambda: inception_v3(2, 5, transform_input=True), (2, 3, 83, 79)),
+    Case("unet3d_deep", lambda: unet3d(2, 2), (1, 1, 13, 19, 17)),
+]
+
+
+def _net_and_image(case: Case) -> tuple[nn.Module, torch.Tensor]:
+    """The net in eval mode with drawn weights and statistics, and an image that requires a gradient."""
+    generator = torch.Generator().manual_seed(sum(case.size))
+    image = torch.randn(case.size, generator=generator, dtype=torch.float64)
+    model = randomize_(case.build().double().eval(), seed=1, sample=image)
+    return model, image.requires_grad_()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("tiles", ["smallest", "between"])
+def test_streamed_step_is_the_plain_step(case: Case, tiles: str) -> None:
+    model, image = _net_and_image(case)
+    smallest = streamplan.plan(model, case.size, cut=case.cut).smallest_tile_size
+    extents = case.size[2:]
+    between = tuple((least + extent) // 2 for least, extent in zip(smallest, extents, strict=True))
+    tile_size = smallest if tiles == "smallest" else between
+
+    streamed = streamplan.compile(model, case.size, tile_size, cut=case.cut)
+    assert streamed.plan.num_tiles > 1
+    for item in streamed.plan.inputs:
+        assert all(read <= size for read, size in zip(item.max_read, tile_size, strict=True))
+    assert_same_step(model, streamed, image)
+
+
+@pytest.mark.parametrize("case", [*CASES, *WHOLE_IMAGE_ONLY], ids=lambda case: case.name)
+def test_one_tile_is_the_whole_image(case: Case) -> None:
+    model, image = _net_and_image(case)
+    streamed = streamplan.compile(model, case.size, case.size[2:], cut=case.cut)
+    assert streamed.plan.num_tiles == 1
+    assert_same_step(model, streamed, image)
+
+
+@pytest.mark.parametrize("case", WHOLE_IMAGE_ONLY, ids=lambda case: case.name)
+def test_tiles_of_a_net_that_reads_everything_are_exact_too(case: Case) -> None:
+    """Every position of the cut may read the whole image: blocks still are computed one by one."""
+    model, image = _net_and_image(case)
+    plan = streamplan.plan(model, case.size, case.size[2:])
+    several = _divided_by_hand(plan)
+    streamed = streamplan.compile(model, plan=several)
+    assert streamed.plan.num_tiles > 1
+    assert_same_step(model, streamed, image)
+
+
+def _divided_by_hand(plan: streamplan.Plan) -> streamplan.Plan:
+    """The plan with its last axis in three uneven blocks and the others as they are."""
+    import dataclasses
+
+    extent = plan.boundaries[-1][-1]
+    inner = sorted({extent // 3, extent - 1} - {0})
+    return dataclasses.replace(plan, boundaries=(*plan.boundaries[:-1], (0, *inner, extent)))
+
+
+PUBLISHED_RECEPTIVE_FIELDS = [
+    # Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019, table 1
+    ("vgg16", lambda: vgg16(2, 5), (1, 3, 2048, 2048), 212),
+    ("inception_v3", lambda: inception_v3(2, 5), (1, 3, 2048, 2048), 1311),
+]
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "published"), [c[1:] for c in PUBLISHED_RECEPTIVE_FIELDS], ids=[c[0] for c in PUBLISHED_RECEPTIVE_FIELDS]
+)
+def test_receptive_field_is_the_published_one(
+    build: Callable[[], nn.Module], size: tuple[int, ...], published: int
+) -> None:
+    plan = streamplan.plan(build().eval(), size)
+    assert plan.chosen.receptive_field == (published, published)
+    assert plan.smallest_tile_size == (published, published)
+
+
+def test_smallest_tile_is_the_smallest_and_default_divides_by_four() -> None:
+    model, image = _net_and_image(Case("vgg11", lambda: vgg11(2, 5), (1, 3, 223, 157)))
+    plan = streamplan.plan(model, (1, 3, 97, 283), cut="features.5")
+    assert plan.smallest_tile_size == (10, 10)  # two 3x3 convolutions, each before a 2x2 pool: 1 -> 2 -> 4 -> 8 -> 10
+    assert plan.tile_size == (25, 71)
