@@ -94,22 +94,28 @@ def _classify_call(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec], verd
         return Verdict(Locality.RESIDENT, f"it reads {behind[0]}, which is not local")
     if not any(name in maps for name in call.inputs):
         return Verdict(Locality.INDEPENDENT, "it does not read the image")
-    if call.remark:
-        return Verdict(Locality.UNKNOWN, call.remark)
-    if call.op in REASONS:
+    return _ask_rule(graph, call, maps)
+
+
+def _ask_rule(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec]) -> Verdict:
+    """The verdict on a call that reads the local part: that of its rule, if it has one that applies."""
+    if call.op in REASONS and not call.remark:
         return Verdict(Locality.GLOBAL, REASONS[call.op])
-    rule = rule_for(call.op)
+    rule, context = rule_for(call.op), rule_context(graph, call, maps)
+    problem = call.remark
     if rule is None:
-        return Verdict(Locality.UNKNOWN, "no locality rule is registered, so its output may read the whole input")
-    if call.output is None:
-        return Verdict(Locality.UNKNOWN, "it does not return one tensor")
-    context = rule_context(graph, call, maps)
-    if not rule.joins_maps and (len(context.maps) > 1 or call.arguments["input"] != ValueRef(next(iter(context.maps)))):
-        return Verdict(Locality.UNKNOWN, "a tensor computed from the image is one of its parameters")
+        problem = problem or "no locality rule is registered, so its output may read the whole input"
+        return Verdict(Locality.UNKNOWN, problem)
     axes = call.arguments.get("num_axes", context.num_axes)
-    if axes != context.num_axes:
-        return Verdict(Locality.UNKNOWN, f"it takes maps of {axes} axes, this one has {context.num_axes}")
-    return rule.classify(context)
+    if call.output is None:
+        problem = problem or "it does not return one tensor"
+    elif axes != context.num_axes:
+        problem = problem or f"it takes maps of {axes} axes, this one has {context.num_axes}"
+    elif not rule.joins_maps and (
+        len(context.maps) > 1 or call.arguments["input"] != ValueRef(next(iter(context.maps)))
+    ):
+        problem = problem or "a tensor computed from the image is one of its parameters"
+    return Verdict(Locality.UNKNOWN, problem) if problem else rule.classify(context)
 
 
 def _is_independent(verdict: Verdict) -> bool:

@@ -245,7 +245,7 @@ def _tensor_error(kind: str, name: str, reference: Tensor | None, found: Tensor 
     if reference is None or found is None or reference.shape != found.shape or reference.dtype != found.dtype:
         return TensorError(kind, name, math.inf, 0.0 if reference is None else _scale(reference))
     scale = _scale(reference)
-    both_nan = reference.isnan() & found.isnan() if reference.is_floating_point() else reference != reference
+    both_nan = reference.isnan() & found.isnan()
     difference = torch.where(both_nan | (reference == found), 0.0, (found.double() - reference.double()).abs())
     largest = float(difference.max()) if difference.numel() else 0.0
     if math.isnan(largest):
