@@ -65,7 +65,7 @@ _ARITHMETIC = [
     function("mul", "scale", lambda net, x: net.scale * x, _SMALL, scale=(1, 3, 1)),
     function("div", "number", lambda net, x: x / 3, _SMALL),
     function("div", "reversed", lambda net, x: 2 / (x.abs() + 1), _SMALL),
-    function("floordiv", "operator", lambda net, x: x + x // 0.7, _SMALL),
+    function("floordiv", "operator", lambda net, x: x + x.detach() // 0.7, _SMALL),
     function("mod", "operator", lambda net, x: x % 0.7, _SMALL),
     function("pow", "square", lambda net, x: x**2, _SMALL),
     function("pow", "negative", lambda net, x: (x.abs() + 1) ** -1.5, _SMALL),

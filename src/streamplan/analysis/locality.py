@@ -76,7 +76,8 @@ def freeze_batch_norms(graph: Graph) -> Graph:
 
 def _input_maps(graph: Graph) -> tuple[str, ...]:
     """Inputs of the rank of the first one, from three dimensions on: (batch, channels, axis 0, ...)."""
-    ranked = [call for call in graph.inputs if call.output is not None and len(call.output.shape) >= 3]
+    safe = [call for call in graph.inputs if not call.remark]
+    ranked = [call for call in safe if call.output is not None and len(call.output.shape) >= 3]
     if not ranked:
         return ()
     first = ranked[0].output
@@ -88,6 +89,8 @@ def _classify_call(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec], verd
     if call.op == INPUT:
         if call.name in maps:
             return Verdict(Locality.POINTWISE, "the image")
+        if call.remark:
+            return Verdict(Locality.UNKNOWN, call.remark)
         return Verdict(Locality.INDEPENDENT, "an argument without the image's axes")
     behind = [name for name in call.inputs if name not in maps and not _is_independent(verdicts[name])]
     if behind:

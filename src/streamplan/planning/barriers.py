@@ -51,15 +51,15 @@ def check_streamable(graph: Graph, facts: LocalityFacts) -> None:
     Raises:
         NothingToStreamError: No input is an image, or the first call that reads it is not local.
     """
-    if not facts.input_maps:
+    barriers = find_barriers(graph, facts)
+    if not facts.input_maps and not barriers:
         raise NothingToStreamError(
             "nothing can be streamed: no input of the model is an image",
             why="no input tensor has at least three dimensions (batch, channels, axis 0, ...)",
             do="call the model with an image, batch and channels included",
         )
-    if latest_cut(graph, facts).frontier:
+    if facts.input_maps and latest_cut(graph, facts).frontier:
         return
-    barriers = find_barriers(graph, facts)
     first = barriers[0] if barriers else None
     raise NothingToStreamError(
         "nothing can be streamed: no local operation reads the image first",
