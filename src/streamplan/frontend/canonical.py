@@ -36,6 +36,8 @@ def canonicalize(op: str, arguments: dict[str, Any], spec_of: SpecOf, output: An
         NoCanonicalFormError: The call uses a feature that no rule describes.
     """
     arguments = {name: value for name, value in arguments.items() if name not in ("inplace", "_stacklevel")}
+    if op == "view":  # the shape of the result says all: -1, start_dim and the like are resolved
+        return Canonical("view", {"input": arguments["input"]})
     special = _SPECIAL.get(op)
     if special is not None:
         return special(op, arguments, spec_of)
@@ -62,6 +64,14 @@ def _reduction(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical
     if arguments.get("dim") == ():
         arguments["dim"] = None
     return Canonical(op, arguments)
+
+
+def _variance(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical:
+    unbiased, correction = arguments.pop("unbiased"), arguments.pop("correction")
+    if isinstance(arguments["dim"], bool):  # x.var(False): the old order of arguments
+        unbiased, arguments["dim"] = arguments["dim"], None
+    default = 1 if unbiased is None else int(unbiased)
+    return _reduction(op, {**arguments, "correction": default if correction is None else correction}, spec_of)
 
 
 def _division(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical:
@@ -171,6 +181,8 @@ _SPECIAL: dict[str, Callable[[str, dict[str, Any], SpecOf], Canonical]] = {
     "mean": _reduction,
     "amax": _reduction,
     "amin": _reduction,
+    "var": _variance,
+    "std": _variance,
     "div": _division,
     "interpolate": _interpolate,
     "transpose": _transpose,

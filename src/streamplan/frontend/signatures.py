@@ -107,7 +107,9 @@ _CALLS = {
     "div": "input other rounding_mode=None",
     "lerp": "input end weight",
     "addcmul addcdiv": "input tensor1 tensor2 value=1",
-    "cat": "tensors dim=0",
+    "cat stack": "tensors dim=0",
+    "masked_fill": "input mask value",
+    "index_select": "input dim index",
     "softmax log_softmax": "input dim dtype=None",
     "sum mean": "input dim=None keepdim=False dtype=None",
     "amax amin": "input dim=() keepdim=False",
@@ -134,9 +136,10 @@ _CALLS = {
     "pixel_unshuffle": "input downscale_factor",
     "float half double bfloat16": "input memory_format=None",
     "flatten": "input start_dim=0 end_dim=-1",
+    "unflatten": "input dim sizes",
     "flip": "input *dims",
     "roll": "input shifts dims=None",
-    "var std": "input dim=None correction=1 keepdim=False",
+    "var std": "input dim=None unbiased=None keepdim=False correction=None",
     "matmul bmm": "input other",
     "view reshape": "input *shape",
 }  # fmt: skip
@@ -151,7 +154,8 @@ def _canonical(name: str) -> str:
     """Canonical operation of a call whose spelling is shared by methods and functions."""
     special = {
         "swapaxes": "transpose", "clone": "identity", "contiguous": "identity", "bmm": "matmul",
-        "float": "to", "half": "to", "double": "to", "bfloat16": "to", "reshape": "view",
+        "float": "to", "half": "to", "double": "to", "bfloat16": "to", "reshape": "view", "flatten": "view",
+        "unflatten": "view", "squeeze": "view", "unsqueeze": "view",
     }  # fmt: skip
     return "dropout" if "dropout" in name else special.get(name, name)
 
@@ -215,6 +219,9 @@ def _function_signatures() -> Iterator[tuple[Callable[..., Any], Signature]]:
     yield F.upsample, signature("interpolate", "input size=None scale_factor=None mode='nearest' align_corners=None")
     for name in ("softmax", "log_softmax"):
         yield getattr(F, name), signature(name, "input dim=None _stacklevel=3 dtype=None")
+    yield F.glu, signature("glu", "input dim=-1")
+    yield F.normalize, signature("normalize", "input p=2.0 dim=1 eps=1e-12 out=None")
+    yield F.local_response_norm, signature("local_response_norm", "input size alpha=0.0001 beta=0.75 k=1.0")
     yield F.pad, signature("pad", "input pad mode='constant' value=None")
     yield torch.where, signature("where", "condition input other")
     yield F.grid_sample, signature("grid_sample", "input grid mode='bilinear' padding_mode='zeros' align_corners=None")

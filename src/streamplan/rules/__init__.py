@@ -1,11 +1,21 @@
 """One rule per canonical operation: locality, what it reads, and how it runs on a region. One file per family."""
 
-from streamplan.rules import convolution, indexing, normalization, padding, pointwise, pooling, resizing
+from streamplan.rules import (
+    channels,
+    convolution,
+    indexing,
+    normalization,
+    padding,
+    pointwise,
+    pooling,
+    reshaping,
+    resizing,
+)
 from streamplan.rules.base import CodeWriter, Locality, MapSpec, Rule, RuleContext, Verdict
 from streamplan.rules.reasons import REASONS
 from streamplan.rules.registry import register, registered_ops, rule_for
 
-FAMILIES = (convolution, pooling, pointwise, normalization, padding, resizing, indexing)
+FAMILIES = (convolution, pooling, pointwise, channels, normalization, padding, resizing, indexing, reshaping)
 """The modules whose import registers the rules."""
 
 __all__ = [

@@ -1,12 +1,12 @@
-"""Operations that read the same position of every map: activations, arithmetic, joins, casts.
+"""Operations that read the same position of every map: activations, arithmetic, casts.
 
 add:  out [a, b) reads [a, b) of both maps; a parameter or a per-channel scale is read whole
 """
 
 from __future__ import annotations
 
-from streamplan.ir import AttributeRef, ValueRef, references
-from streamplan.rules.arguments import dims_argument, map_reference, positive_dim
+from streamplan.ir import ValueRef
+from streamplan.rules.arguments import map_reference
 from streamplan.rules.base import POINTWISE, CodeWriter, Locality, Rule, RuleContext, Verdict
 from streamplan.rules.registry import register
 
@@ -35,7 +35,7 @@ INFIX: dict[str, str] = {
 }  # fmt: skip
 """Canonical arithmetic to its Python operator."""
 
-BINARY_FUNCTIONS = ("maximum", "minimum", "atan2", "where", "lerp", "addcmul", "addcdiv")
+BINARY_FUNCTIONS = ("maximum", "minimum", "atan2", "where", "lerp", "addcmul", "addcdiv", "masked_fill")
 """Elementwise functions of several tensors without an operator."""
 
 
@@ -135,61 +135,7 @@ class Cast(Rule):
         return f"{source}.to({ctx.output.dtype})"
 
 
-class Concatenation(Rule):
-    """`torch.cat` along a dimension that is not an image axis."""
-
-    summary = "along batch or channels"
-    joins_maps = True
-
-    def classify(self, ctx: RuleContext) -> Verdict:
-        """Pointwise along channels; along an image axis positions shift."""
-        dim = positive_dim(int(ctx.call.arguments["dim"]), len(ctx.output.shape))
-        tensors = list(references(ctx.call.arguments["tensors"]))
-        if any(isinstance(ref, AttributeRef) or ref.name not in ctx.maps for ref in tensors):
-            return Verdict(Locality.GLOBAL, "it joins a map with a tensor that is not computed from the image")
-        if any(spec.dims != ctx.first_map.dims for spec in ctx.maps.values()):
-            return Verdict(Locality.GLOBAL, "its maps disagree on which dimensions are the image's")
-        if dim in ctx.first_map.dims:
-            return Verdict(Locality.UNKNOWN, "no rule for joining maps along an image axis")
-        return POINTWISE
-
-    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
-        """`torch.cat([a, b], 1)`."""
-        parts = [code.window(ref) for ref in ctx.call.arguments["tensors"]]
-        return f"torch.cat([{', '.join(parts)}], {ctx.call.arguments['dim']})"
-
-
-class OverChannels(Rule):
-    """Softmax and reductions over dimensions that are not image axes."""
-
-    summary = "over channels, at each position"
-
-    def classify(self, ctx: RuleContext) -> Verdict:
-        """Pointwise if no reduced dimension is an image axis."""
-        dims = dims_argument(ctx.call, len(ctx.first_map.shape))
-        axes = [dim for dim in dims if dim in ctx.first_map.dims]
-        if axes:
-            return Verdict(Locality.GLOBAL, f"it reduces image axes (dimensions {', '.join(map(str, axes))})")
-        return POINTWISE
-
-    def output_dims(self, ctx: RuleContext) -> tuple[int, ...]:
-        """Reduced dimensions disappear unless kept."""
-        if ctx.call.arguments.get("keepdim", True):
-            return ctx.first_map.dims
-        gone = dims_argument(ctx.call, len(ctx.first_map.shape))
-        return tuple(dim - sum(d < dim for d in gone) for dim in ctx.first_map.dims)
-
-    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
-        """`torch.softmax(x, dim=1)`."""
-        arguments = dict(ctx.call.arguments)
-        texts = [code.window(map_reference(arguments.pop("input")))]
-        texts += [f"{name}={code.value(value)}" for name, value in arguments.items() if value is not None]
-        return f"torch.{ctx.call.op}({', '.join(texts)})"
-
-
 register((*UNARY_FUNCTIONS, *INFIX, *BINARY_FUNCTIONS), Elementwise())
 register(("identity", "detach"), Identity())
 register("dropout", Dropout())
 register("to", Cast())
-register("cat", Concatenation())
-register(("softmax", "log_softmax", "sum", "mean", "amax", "amin"), OverChannels())

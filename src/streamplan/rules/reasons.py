@@ -12,17 +12,10 @@ REASONS: dict[str, str] = {
     "multi_head_attention": "attention reads every position",
     "matmul": _MIXES,
     "einsum": _MIXES,
-    "flatten": _MIXES,
-    "view": _MIXES,
-    "reshape": _MIXES,
     "unfold": _MIXES,
     "fold": _MIXES,
-    "roll": "it wraps positions around the border of the map",
-    "flip": "it reverses an axis, so the first tile would need the last one",
     "grid_sample": "it reads positions that only the data determine",
     "fft": "a Fourier transform reads every position",
-    "var": _STATISTICS,
-    "std": _STATISTICS,
     "cumsum": "it accumulates along the map",
 }
 """Canonical operation to the reason it is GLOBAL."""

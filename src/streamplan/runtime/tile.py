@@ -61,6 +61,24 @@ class Tile:
             x = _narrow(x, dim, step.blocks[name].relative_to(step.regions[name].start))
         return x
 
+    def reshape(self, x: Tensor, shape: tuple[int | None, ...], call: str) -> Tensor:
+        """Reshape what a call reads; None stands for an image axis.
+
+        An axis merged with dimensions behind it covers whole inputs: the result is cut to the call's region.
+        """
+        edge = self._segment.edges[call, self._segment.first_source[call]]
+        sizes, cuts = list(shape), []
+        for dim, step, axis_map in zip(self._segment.dims[call], self.steps, edge.axis_maps, strict=True):
+            covered = region = step.regions[call]
+            if isinstance(axis_map, ScatterWindow):
+                covered = axis_map.push(step.reads[edge.key].span)
+            sizes[dim] = covered.size
+            cuts.append((dim, region.relative_to(covered.start)))
+        x = x.reshape([size for size in sizes if size is not None])
+        for dim, span in cuts:
+            x = _narrow(x, dim, span)
+        return x
+
     def fit(self, x: Tensor, bias: Tensor | None, call: str) -> Tensor:
         """Cut a scattered result to the call's region, fill gaps at its ends with zeros, and add the bias."""
         edge = self._segment.edges[call, self._segment.first_source[call]]
