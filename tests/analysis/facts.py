@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -16,7 +14,7 @@ from streamplan.planning.arguments import CallArguments
 
 
 def analysed(model: nn.Module, *sizes: tuple[int, ...]) -> tuple[Graph, LocalityFacts]:
-    graph = trace_and_lower(model, CallArguments.of_size(sizes, torch.float64)).graph
+    graph = trace_and_lower(model.double(), CallArguments.of_size(sizes, torch.float64)).graph
     return graph, classify_locality(graph)
 
 
@@ -27,5 +25,5 @@ def part_of(model: nn.Module, *sizes: tuple[int, ...], cut: Cut | None = None) -
     return streamed_part(graph, facts, cut.streamed, cut.frontier)
 
 
-def seq(*modules: nn.Module, **_: Any) -> nn.Sequential:
+def seq(*modules: nn.Module) -> nn.Sequential:
     return nn.Sequential(*modules).double().eval()

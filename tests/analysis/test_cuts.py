@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamplan import CutError
 from streamplan.analysis.cuts import cut_at, enumerate_cuts, latest_cut
+from streamplan.errors import CutError
 from tests.analysis.facts import analysed
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet

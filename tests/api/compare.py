@@ -1,7 +1,7 @@
 """One training step of two nets, compared tensor by tensor; shares no code with `streamplan.verify`.
 
-    error of an output, buffer    max |streamed - plain| / max |plain|
-    error of a gradient           max |streamed - plain| / max(max |plain|, 1e-6 x the largest gradient of the plain net)
+error of an output, buffer    max |streamed - plain| / max |plain|
+error of a gradient           max |streamed - plain| / max(max |plain|, 1e-6 x the largest gradient of the plain net)
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def _complaint(reference: Tensor | None, tensor: Tensor | None, floor: float, rt
     scale = max(float(reference.double().abs().max()), floor)
     if distance <= rtol * scale:
         return ""
-    return f"differs by {distance:.3g}, that is {distance / scale if scale else float('inf'):.3g} of its scale {scale:.3g}"
+    return (
+        f"differs by {distance:.3g}, that is {distance / scale if scale else float('inf'):.3g} of its scale {scale:.3g}"
+    )
 
 
 def _kind(tensor: Tensor | None) -> str:

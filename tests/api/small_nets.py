@@ -72,15 +72,15 @@ class Masked(nn.Module):
 
 
 class Normed(nn.Module):
-    """BatchNorm behind every convolution and one in the head."""
+    """BatchNorm behind every convolution and one in the head; a bias before them would have no gradient but noise."""
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(3, 4, 3, padding=1, bias=False),
             nn.BatchNorm2d(4),
             nn.ReLU(),
-            nn.Conv2d(4, 4, 3, stride=2, padding=1),
+            nn.Conv2d(4, 4, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(4),
             nn.ReLU(),
         )

@@ -6,6 +6,7 @@ A message says what, where, why and what to do; `where` is absent only if the mi
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,19 +71,23 @@ REFUSALS = [
         errors.InputSizeError,
         ValueError,
     ),
-    refusal("size_rank_3", lambda: streamplan.plan(Plain(), (3, 33, 29)), errors.InputSizeError, ValueError, EVERYWHERE),
+    refusal(
+        "size_rank_3", lambda: streamplan.plan(Plain(), (3, 33, 29)), errors.InputSizeError, ValueError, EVERYWHERE
+    ),
     refusal("size_rank_5", lambda: streamplan.plan(Plain(), (1, *SIZE)), errors.InputSizeError, ValueError, EVERYWHERE),
     refusal("size_rank_2", lambda: streamplan.plan(Plain(), (33, 29)), errors.InputSizeError, ValueError),
     refusal("size_zero", lambda: streamplan.plan(Plain(), (1, 3, 0, 29)), errors.InputSizeError, ValueError),
     refusal("size_negative", lambda: streamplan.plan(Plain(), (1, 3, 33, -29)), errors.InputSizeError, ValueError),
-    refusal("size_float", lambda: streamplan.plan(Plain(), (1, 3, 33.5, 29)), errors.InputSizeError, ValueError, "do"),
-    refusal("size_number", lambda: streamplan.plan(Plain(), 512), errors.InputSizeError, ValueError, "do"),
-    refusal("size_text", lambda: streamplan.plan(Plain(), "1,3,33,29"), errors.InputSizeError, ValueError, "do"),
-    refusal("size_wrong_channels", lambda: streamplan.plan(Plain(), (1, 4, 33, 29)), errors.TracingError, parts=EVERYWHERE),
-    refusal("tile_too_small", lambda: streamplan.plan(Plain(), SIZE, 7), errors.TileSizeError, ValueError, EVERYWHERE),
+    refusal("size_float", lambda: streamplan.plan(Plain(), (1, 3, 33.5, 29)), errors.InputSizeError, ValueError),
+    refusal("size_number", lambda: streamplan.plan(Plain(), 512), errors.InputSizeError, ValueError),
+    refusal("size_text", lambda: streamplan.plan(Plain(), "1,3,33,29"), errors.InputSizeError, ValueError),
+    refusal(
+        "size_wrong_channels", lambda: streamplan.plan(Plain(), (1, 4, 33, 29)), errors.TracingError, parts=EVERYWHERE
+    ),
+    refusal("tile_too_small", lambda: streamplan.plan(Plain(), SIZE, 6), errors.TileSizeError, ValueError, EVERYWHERE),
     refusal(
         "tile_too_small_on_one_axis",
-        lambda: streamplan.plan(Plain(), SIZE, (20, 7)),
+        lambda: streamplan.plan(Plain(), SIZE, (20, 6)),
         errors.TileSizeError,
         ValueError,
         EVERYWHERE,
@@ -111,9 +116,7 @@ REFUSALS = [
         errors.TrainingBatchNormError,
         parts=EVERYWHERE,
     ),
-    refusal(
-        "branch_on_values", lambda: streamplan.plan(Branches(), SIZE), errors.TracingError, parts=EVERYWHERE
-    ),
+    refusal("branch_on_values", lambda: streamplan.plan(Branches(), SIZE), errors.TracingError, parts=EVERYWHERE),
     refusal("forward_fails", lambda: streamplan.plan(Broken(), SIZE), errors.TracingError, parts=EVERYWHERE),
     refusal("cut_unknown", lambda: streamplan.plan(Plain(), SIZE, cut="stage.3"), errors.CutError, ValueError),
     refusal("cut_unknown_far", lambda: streamplan.plan(Plain(), SIZE, cut="zzzzzz"), errors.CutError, ValueError),
@@ -124,9 +127,9 @@ REFUSALS = [
         "cut_at_global", lambda: streamplan.plan(Plain(), SIZE, cut="mean"), errors.CutError, ValueError, EVERYWHERE
     ),
     refusal("cut_at_input", lambda: streamplan.plan(Plain(), SIZE, cut="x"), errors.CutError, ValueError),
-    refusal("cut_number", lambda: streamplan.plan(Plain(), SIZE, cut=3), errors.OptionError, ValueError, "do"),
-    refusal("cut_of_numbers", lambda: streamplan.plan(Plain(), SIZE, cut=(3,)), errors.OptionError, ValueError, "do"),
-    refusal("cut_empty", lambda: streamplan.plan(Plain(), SIZE, cut=()), errors.OptionError, ValueError, "do"),
+    refusal("cut_number", lambda: streamplan.plan(Plain(), SIZE, cut=3), errors.OptionError, ValueError),
+    refusal("cut_of_numbers", lambda: streamplan.plan(Plain(), SIZE, cut=(3,)), errors.OptionError, ValueError),
+    refusal("cut_empty", lambda: streamplan.plan(Plain(), SIZE, cut=()), errors.OptionError, ValueError),
     refusal("halo_unknown", lambda: streamplan.plan(Plain(), SIZE, halo="keep"), errors.OptionError, ValueError),
     refusal(
         "batch_norm_unknown", lambda: streamplan.plan(Plain(), SIZE, batch_norm="eval"), errors.OptionError, ValueError
@@ -138,7 +141,6 @@ REFUSALS = [
         lambda: streamplan.plan(Plain(), example_inputs=3),
         errors.OptionError,
         ValueError,
-        "do",
     ),
     refusal(
         "example_inputs_by_wrong_name",
@@ -161,9 +163,11 @@ REFUSALS = [
     refusal(
         "call_too_many", lambda: compiled()(torch.zeros(SIZE), torch.zeros(SIZE)), errors.InputMismatchError, ValueError
     ),
-    refusal("call_none", lambda: compiled()(), errors.InputMismatchError, ValueError),
+    refusal("call_none", lambda: compiled().forward(), errors.InputMismatchError, ValueError),
     refusal("call_not_a_tensor", lambda: compiled()([1.0]), errors.InputMismatchError, ValueError),
-    refusal("call_smaller_than_kernel", lambda: compiled()(torch.zeros(1, 3, 2, 2)), errors.TracingError, parts=EVERYWHERE),
+    refusal(
+        "call_smaller_than_kernel", lambda: compiled()(torch.zeros(1, 3, 2, 2)), errors.TracingError, parts=EVERYWHERE
+    ),
     refusal(
         "plan_for_another_model",
         lambda: streamplan.compile(Wider(), plan=stored_plan()),
@@ -187,6 +191,14 @@ REFUSALS = [
 ]
 
 
+def _stable(error: errors.StreamPlanError) -> str:
+    """The message without fingerprints and without what torch itself said, which changes with its version."""
+    text = str(error)
+    if isinstance(error.__cause__, RuntimeError | TypeError) and isinstance(error, errors.TracingError):
+        text = text.replace(error.why, "<what torch said>")
+    return re.sub(r"\b[0-9a-f]{16}\b", "<fingerprint>", text)
+
+
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.name)
 def test_message_types_and_pickle(case: Refusal) -> None:
     with pytest.raises(errors.StreamPlanError) as caught:
@@ -198,7 +210,7 @@ def test_message_types_and_pickle(case: Refusal) -> None:
     assert not error.what.endswith(".")
     for part in case.parts:
         assert getattr(error, part), f"the message has no {part!r}:\n{error}"
-    assert_matches_golden(f"{type(error).__name__}: {error}", f"error_{case.name}")
+    assert_matches_golden(f"{type(error).__name__}: {_stable(error)}", f"error_{case.name}")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == str(error)

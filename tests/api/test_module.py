@@ -166,7 +166,12 @@ def run_in_second_process(script: str, folder: Path) -> None:
     """Run a script in a fresh interpreter, in the repository's root."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, str(folder)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -260,7 +265,8 @@ def test_training_moves_the_batch_norm_of_the_resident_head() -> None:
     assert not torch.equal(before, plain.norm.running_mean)
     assert plain.norm.num_batches_tracked == 2
     assert_same_results(
-        {name: value for name, value in plain.named_buffers()}, {name: value for name, value in streamed.named_buffers()}
+        dict(plain.named_buffers()),
+        dict(streamed.named_buffers()),
     )
 
 
@@ -358,7 +364,7 @@ def test_a_gradient_of_a_gradient_is_an_error(model: Classifier, streamed: nn.Mo
         gradient.square().sum().backward()
 
 
-# ----------------------------------------------------------------------------------------------- modes, dtypes and sizes
+# ---------------------------------------------------------------------------------------------- modes, dtypes and sizes
 
 
 def test_train_and_eval_reach_the_model(model: Classifier, streamed: streamplan.StreamedModule) -> None:
@@ -756,7 +762,9 @@ def test_a_frozen_plan_is_followed_from_json(normed: Normed) -> None:
     plan = streamplan.plan(normed, BATCH, TILE, batch_norm="frozen", cut="features.3")
     streamed = streamplan.compile(normed, plan=streamplan.Plan.from_json(plan.to_json()))
     assert streamed.plan == plan
-    assert_same_step(normed, streamed, image(*BATCH), set_up=lambda reference: reference.get_submodule("features.1").eval())
+    assert_same_step(
+        normed, streamed, image(*BATCH), set_up=lambda reference: reference.get_submodule("features.1").eval()
+    )
 
 
 @pytest.mark.parametrize("damage", ["gap", "short", "beyond", "backwards", "missing axis", "no costs"])

@@ -19,6 +19,7 @@ import networkx as nx
 from streamplan.analysis.locality import LocalityFacts
 from streamplan.errors import CutError
 from streamplan.ir import Graph
+from streamplan.rules import Locality
 
 _SOURCE = "\0image"
 _SINK = "\0frontier"
@@ -93,15 +94,30 @@ def _resolve(graph: Graph, facts: LocalityFacts, name: str) -> str:
             do=f"close matches: {', '.join(close)}" if close else "print(streamplan.plan(...)) lists the cuts",
         )
     if not facts.is_streamable(value):
-        verdict = facts.verdicts[value]
+        barrier = _first_barrier(graph, facts, value)
+        verdict = facts.verdicts[barrier]
         candidates = [cut.frontier[0] for cut in enumerate_cuts(graph, facts) if len(cut.frontier) == 1]
         raise CutError(
             f"the net cannot be cut at {name!r}",
-            where=graph[value].where,
-            why=f"{value} is {verdict.locality.value}: {verdict.reason}",
+            where=graph[barrier].where,
+            why=f"{value} depends on {barrier}, which is {verdict.locality.value}: {verdict.reason}",
             do=f"the latest single-tensor cut is {candidates[-1]!r}" if candidates else "cut='latest'",
         )
     return value
+
+
+def _first_barrier(graph: Graph, facts: LocalityFacts, value: str) -> str:
+    """The earliest call among a value's ancestors, itself included, that is global or unknown; else the value."""
+    found: set[str] = set()
+    pending = [value]
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending.extend(graph[name].inputs)
+    ends = (Locality.GLOBAL, Locality.UNKNOWN)
+    barriers = [call.name for call in graph.calls if call.name in found and facts.verdicts[call.name].locality in ends]
+    return barriers[0] if barriers else value
 
 
 def _ancestors_of(graph: Graph, facts: LocalityFacts, names: tuple[str, ...]) -> frozenset[str]:

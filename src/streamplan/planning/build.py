@@ -115,6 +115,7 @@ def prepare_plan(
         boundaries=boundaries,
         costs=count_costs(graph, part, schedules),
         shape_reads=tuple(str(location) for location in traced.trace.shape_reads),
+        changed_attributes=traced.changed_attributes,
     )
     return PreparedPlan(plan, traced, graph, facts, cut, part, schedules)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,8 @@ class TracedModel:
     """The canonical graph."""
     arguments: CallArguments
     """The call that was traced."""
+    changed_attributes: tuple[str, ...]
+    """Plain attributes of modules, by path, that `forward` set to another value; the program does not set them."""
 
     @property
     def fingerprint(self) -> str:
@@ -47,7 +50,26 @@ def trace_and_lower(model: nn.Module, arguments: CallArguments, device: torch.de
         TracingError: It cannot be traced.
     """
     trace = trace_model(model, arguments.args, arguments.kwargs, device=device)
-    return TracedModel(type(model).__name__, trace, lower(trace), arguments)
+    changed = tuple(_changed_attributes(model, trace.skeleton))
+    return TracedModel(type(model).__name__, trace, lower(trace), arguments, changed)
+
+
+def _changed_attributes(model: nn.Module, skeleton: nn.Module) -> Iterator[str]:
+    """Attributes of plain type that differ between a model and the copy of it that was traced."""
+    traced = dict(skeleton.named_modules())
+    for path, module in model.named_modules():
+        if path not in traced:
+            continue
+        before, after = vars(module), vars(traced[path])
+        for name, value in after.items():
+            is_new = name not in before and isinstance(value, (*_PLAIN, torch.Tensor))
+            is_changed = isinstance(value, _PLAIN) and name in before and before[name] != value
+            if is_new or is_changed:
+                yield f"{path}.{name}" if path else name
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+"""Types of attribute whose change is noticed."""
 
 
 def default_dtype(model: nn.Module) -> torch.dtype:
