@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,8 +35,17 @@ def check_hooks(model: nn.Module, resident_modules: frozenset[str]) -> None:
                 f"a {kind} would never run",
                 where=f"{path or 'the model itself'} ({type(module).__name__})",
                 why="this module's calls are part of the streamed program, which runs its operations tile by tile",
-                do="remove the hook, hook a layer of the resident part, or cut the net before this module",
+                do=_remedy(getattr(module, kinds[0]).values()),
             )
+
+
+def _remedy(hooks: Iterable[object]) -> str:
+    """What to do about a hook; torch's own weight_norm and spectral_norm of old have a successor without hooks."""
+    for hook in hooks:
+        family, _, name = type(hook).__module__.rpartition(".")
+        if family == "torch.nn.utils":
+            return f"use torch.nn.utils.parametrizations.{name}, which needs no hook"
+    return "remove the hook, hook a layer of the resident part, or cut the net before this module"
 
 
 def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

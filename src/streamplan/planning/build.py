@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -181,8 +182,16 @@ def _inputs(graph: Graph, part: StreamedPart, schedules: tuple[AxisSchedule, ...
         spec = graph[name].output
         assert spec is not None
         reads = tuple(schedule.max_read((name,)) for schedule in schedules)
-        inputs.append(InputPlan(name, spec.shape, str(spec.dtype).removeprefix("torch."), reads))
+        steps = tuple(_max_step(part, name, axis, schedule) for axis, schedule in enumerate(schedules))
+        inputs.append(InputPlan(name, spec.shape, str(spec.dtype).removeprefix("torch."), reads, steps))
     return tuple(inputs)
+
+
+def _max_step(part: StreamedPart, name: str, axis: int, schedule: AxisSchedule) -> int:
+    """Largest block along an axis, in samples of an input map."""
+    largest = max(stop - start for start, stop in pairwise(schedule.boundaries))
+    extent, coarsest = part.extents[name][axis], schedule.boundaries[-1]
+    return min(extent, -(-largest * extent // coarsest))
 
 
 def _candidates(graph: Graph, facts: LocalityFacts, cuts: tuple[Cut, ...], chosen: Cut) -> tuple[CutCandidate, ...]:

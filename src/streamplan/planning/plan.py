@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class InputPlan:
-    """An input map, and the most a tile reads of it."""
+    """An input map, the most a tile reads of it, and the most that is new."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,7 +27,9 @@ class InputPlan:
     dtype: str
     """Such as `float32`."""
     max_read: tuple[int, ...]
-    """Largest number of samples one tile reads along each image axis."""
+    """Largest number of samples one tile reads along each image axis, its halo included."""
+    max_step: tuple[int, ...]
+    """Largest number of samples one tile advances along each image axis: its block of the cut, in input samples."""
 
 
 @dataclass(frozen=True)

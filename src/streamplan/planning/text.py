@@ -88,6 +88,7 @@ def _facts(plan: Plan) -> list[str]:
     rows += [
         ("cut", f"{', '.join(plan.cut)} ({plan.chosen.module_path or 'model'}), {_shapes(plan.chosen)}"),
         ("tiles", f"{grid}, each reads at most {reads} input samples"),
+        ("", f"and advances by at most {format_extents(plan.inputs[0].max_step)}"),
         (
             "tile size",
             f"{format_extents(plan.tile_size)} (smallest feasible {format_extents(plan.smallest_tile_size)})",
