@@ -21,6 +21,7 @@ from streamplan.analysis.regions import StreamedPart, receptive_field, streamed_
 from streamplan.analysis.schedule import (
     AxisSchedule,
     InfeasibleTileError,
+    coarsest_extent,
     divide_axis,
     schedule_axis,
     smallest_tile_size,
@@ -97,7 +98,7 @@ def prepare_plan(
     part = streamed_part(graph, facts, cut.streamed, cut.frontier)
     smallest = tuple(smallest_tile_size(part, axis) for axis in range(part.num_axes))
     tile_size = stored.tile_size if stored else _resolve_tile_size(options.tile_size, part, smallest)
-    boundaries = stored.boundaries if stored else _divide(part, tile_size, smallest)
+    boundaries = _stored_boundaries(stored, part) if stored else _divide(part, tile_size, smallest)
     schedules = tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries))
     plan = Plan(
         model=traced.name,
@@ -137,6 +138,22 @@ def _resolve_tile_size(
             do=f"pass an integer or {len(extents)} integers",
         )
     return sizes
+
+
+def _stored_boundaries(stored: Plan, part: StreamedPart) -> tuple[tuple[int, ...], ...]:
+    """The boundaries of a plan, if they divide every axis from end to end."""
+    extents = [coarsest_extent(part, axis) for axis in range(part.num_axes)]
+    whole = len(stored.boundaries) == len(extents) and all(
+        stops[0] == 0 and stops[-1] == extent and all(a < b for a, b in pairwise(stops))
+        for stops, extent in zip(stored.boundaries, extents, strict=True)
+    )
+    if not whole:
+        raise PlanMismatchError(
+            "the plan's boundaries do not divide the cut",
+            why=f"they must rise from 0 to {', '.join(map(str, extents))} along the axes; they are {stored.boundaries}",
+            do="make the plan again with streamplan.plan(...)",
+        )
+    return stored.boundaries
 
 
 def _divide(part: StreamedPart, tile_size: tuple[int, ...], smallest: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
