@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -18,13 +18,15 @@ from streamplan.errors import NothingToStreamError
 from tests.runtime.comparison import assert_same_results, run
 from tests.strategies import ALL, Recipe, nets, tile_fractions, tile_size
 
-_EXAMPLES = {1: 16, 2: 12, 3: 6}
-"""Nets per family in the default run, by number of axes; 204 in all."""
-_LEAST_SHARE = 0.4
-"""Share of the nets of a test that must have had more than one tile."""
+_EXAMPLES = {1: 12, 2: 12, 3: 9}
+"""Nets per family in the default run, by number of axes; 198 in all."""
+_LEAST_SHARE = {1: 0.4, 2: 0.4, 3: 0.2}
+"""Share of the nets of a test that must have had more than one tile; small 3-D maps are often read whole."""
 _RTOL = 1e-10
 _MOST_TILES = 100
 """Above this, a tile size is drawn larger: many tiles of one sample each tell nothing new."""
+_PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+"""A failure is reported as it was drawn; to shrink it, run the `fuzz` marked test."""
 _DEPTHS = st.sampled_from([0.0, 0.25, 0.5, 0.75])
 """How far down the net an earlier cut is made, as a share of its cuts."""
 
@@ -33,16 +35,21 @@ def stream_one(recipe: Recipe, fractions: tuple[float, ...], depth: float) -> in
     """Compare one net with itself streamed at its latest cut and, if that takes one tile, at an earlier one.
 
     Returns:
-        The largest number of tiles.
+        The largest number of tiles; 0 if the net was refused because nothing of it is local.
     """
     model, inputs = recipe.build(), [recipe.draw_input()]
     expected = run(model, model, inputs)
-    cuts = streamplan.plan(model, recipe.input_size).cuts
+    try:
+        plan = streamplan.plan(model, recipe.input_size, dtype=torch.float64)
+    except NothingToStreamError:  # the first window covers the whole map
+        return 0
     num_tiles = 0
-    for cut in ("latest", cuts[int(depth * len(cuts))].values):
-        size = _draw_size(model, recipe, fractions, cut)
-        streamed = streamplan.compile(model, recipe.input_size, size, cut=cut)
-        context = f"cut {cut}, tile size {size}"
+    for cut in ("latest", plan.cuts[int(depth * len(plan.cuts))].values):
+        if cut != "latest":
+            plan = streamplan.plan(model, recipe.input_size, cut=cut, dtype=torch.float64)
+        size = tile_size([fraction**2 for fraction in fractions], plan.smallest_tile_size, recipe.extents)
+        streamed = _compile(model, recipe, tuple(map(max, size, plan.smallest_tile_size)), cut)
+        context = f"cut {cut}, tile size {streamed.plan.tile_size}"
         assert_same_results(run(streamed, model, inputs), expected, _RTOL, context)
         num_tiles = max(num_tiles, streamed.plan.num_tiles)
         if num_tiles > 1:
@@ -50,16 +57,15 @@ def stream_one(recipe: Recipe, fractions: tuple[float, ...], depth: float) -> in
     return num_tiles
 
 
-def _draw_size(
-    model: nn.Module, recipe: Recipe, fractions: tuple[float, ...], cut: str | tuple[str, ...]
-) -> tuple[int, ...]:
-    """A feasible tile size, rather small than large."""
-    smallest = streamplan.plan(model, recipe.input_size, cut=cut).smallest_tile_size
-    size = tile_size([fraction**2 for fraction in fractions], smallest, recipe.extents)
-    size = tuple(map(max, size, smallest))
-    while streamplan.plan(model, recipe.input_size, size, cut=cut).num_tiles > _MOST_TILES:
-        size = tuple(extent + 2 for extent in size)
-    return size
+def _compile(
+    model: nn.Module, recipe: Recipe, size: tuple[int, ...], cut: str | tuple[str, ...]
+) -> streamplan.StreamedModule:
+    """Compile with a tile size, or a larger one if that gives too many tiles."""
+    while True:
+        streamed = streamplan.compile(model, recipe.input_size, size, cut=cut, dtype=torch.float64)
+        if streamed.plan.num_tiles <= _MOST_TILES:
+            return streamed
+        size = tuple(extent + 3 for extent in size)
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -67,15 +73,14 @@ def _draw_size(
 def test_random_nets_stream_exactly(family: str, ndim: int) -> None:
     tiles: list[int] = []
 
-    @settings(max_examples=_EXAMPLES[ndim], suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=_EXAMPLES[ndim], phases=_PHASES, suppress_health_check=[HealthCheck.too_slow])
     @given(nets((family,), (ndim,)), tile_fractions(ndim), _DEPTHS)
     def stream(recipe: Recipe, fractions: tuple[float, ...], depth: float) -> None:
         tiles.append(stream_one(recipe, fractions, depth))
 
     stream()
     assert len(tiles) >= _EXAMPLES[ndim]
-    print(family, ndim, tiles)
-    assert sum(count > 1 for count in tiles) >= _LEAST_SHARE * len(tiles)
+    assert sum(count > 1 for count in tiles) >= _LEAST_SHARE[ndim] * len(tiles), tiles
 
 
 @pytest.mark.fuzz

@@ -6,13 +6,24 @@ loss = criterion(streamed(image), target)
 loss.backward()
 """
 
-from streamplan.api import StreamedModule, TensorError, VerificationReport, compile, plan, verify
+from streamplan.api import (
+    StreamedModule,
+    TensorError,
+    VerificationReport,
+    compile,
+    plan,
+    register_rule,
+    unregister_rule,
+    verify,
+)
 from streamplan.errors import StreamPlanError
 from streamplan.planning import Plan
+from streamplan.rules import LocalRule
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LocalRule",
     "Plan",
     "StreamPlanError",
     "StreamedModule",
@@ -21,5 +32,7 @@ __all__ = [
     "__version__",
     "compile",
     "plan",
+    "register_rule",
+    "unregister_rule",
     "verify",
 ]

@@ -118,3 +118,15 @@ class DoubleBackwardError(StreamPlanError, RuntimeError):
 
 class VerificationError(StreamPlanError, AssertionError):
     """The streamed net differs from the plain net by more than the tolerance."""
+
+
+class RuleTargetError(StreamPlanError, TypeError):
+    """`register_rule` was given something that cannot have a rule, or something that is not a rule."""
+
+
+class RuleConflictError(StreamPlanError, ValueError):
+    """The module class or function has a rule already, or is known not to be local."""
+
+
+class RuleError(StreamPlanError):
+    """A registered rule does not fit a call of its module or function."""

@@ -9,11 +9,11 @@ from streamplan.errors import OptionError
 
 BatchNormPolicy = Literal["error", "frozen", "resident"]
 """What to do about BatchNorm in training mode in the way of streaming."""
-HaloPolicy = Literal["auto", "recompute"]
+HaloPolicy = Literal["auto", "recompute", "reuse"]
 """How tiles get the samples around them that they read."""
 
 BATCH_NORM_POLICIES = ("error", "frozen", "resident")
-HALO_POLICIES = ("auto", "recompute")
+HALO_POLICIES = ("auto", "recompute", "reuse")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from streamplan.analysis.cuts import Cut, enumerate_cuts
 from streamplan.analysis.locality import LocalityFacts, classify_locality
-from streamplan.analysis.regions import StreamedPart, streamed_part
+from streamplan.analysis.regions import streamed_part
 from streamplan.ir import Graph
 from streamplan.planning import trace_and_lower
 from streamplan.planning.arguments import CallArguments
@@ -18,10 +20,14 @@ def analysed(model: nn.Module, *sizes: tuple[int, ...]) -> tuple[Graph, Locality
     return graph, classify_locality(graph)
 
 
-def part_of(model: nn.Module, *sizes: tuple[int, ...], cut: Cut | None = None) -> StreamedPart:
-    """The streamed part of the latest cut, or of a given one."""
+def part_of(model: nn.Module, *sizes: tuple[int, ...], cut: Cut | None = None) -> Any:
+    """The `StreamedPart` of the latest cut, or of a given one; None if nothing is local."""
     graph, facts = analysed(model, *sizes)
-    cut = cut or enumerate_cuts(graph, facts)[-1]
+    if cut is None:
+        cuts = enumerate_cuts(graph, facts)
+        if not cuts:
+            return None
+        cut = cuts[-1]
     return streamed_part(graph, facts, cut.streamed, cut.frontier)
 
 

@@ -130,7 +130,7 @@ def test_a_cut_is_named_by_path_value_or_several(names: tuple[str, ...], frontie
 
 def test_a_misspelled_cut_names_close_matches() -> None:
     graph, facts = analysed(resnet18(width=4, num_classes=2).eval(), (1, 3, 64, 64))
-    with pytest.raises(CutError, match="no module or value named 'layer3.O'") as caught:
+    with pytest.raises(CutError, match=r"no module or value named 'layer3\.O'") as caught:
         cut_at(graph, facts, ("layer3.O",))
     assert "layer3.0" in caught.value.do
 

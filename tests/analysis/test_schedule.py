@@ -38,6 +38,8 @@ def brute_force_smallest(part: StreamedPart, axis: int) -> int:
 @given(nets(), st.data())
 def test_a_division_keeps_its_promises(recipe: Recipe, data: st.DataObject) -> None:
     part = part_of(recipe.build(), recipe.input_size)
+    if part is None:
+        return  # the first window covers the whole map
     axis = data.draw(st.integers(0, recipe.ndim - 1))
     smallest = smallest_tile_size(part, axis)
     assert smallest == brute_force_smallest(part, axis)
@@ -47,7 +49,9 @@ def test_a_division_keeps_its_promises(recipe: Recipe, data: st.DataObject) -> N
     boundaries = divide_axis(part, axis, tile_size)
     schedule = schedule_axis(part, axis, boundaries)
     for name in part.frontier:
-        covered = [position for step in schedule.steps for position in range(step.blocks[name].start, step.blocks[name].stop)]
+        covered = [
+            position for step in schedule.steps for position in range(step.blocks[name].start, step.blocks[name].stop)
+        ]
         assert covered == list(range(part.extents[name][axis]))  # disjoint, in order, complete
     for step in schedule.steps:
         assert all(step.regions[name].size <= tile_size for name in part.input_maps)

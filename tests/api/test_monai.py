@@ -22,9 +22,8 @@ TINY = (4, 4, 8, 8, 16, 4)
 
 
 WHOLE_NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "UNet": (lambda: nets.UNet(2, 1, 2, (2, 4, 8), (2, 2), num_res_units=2, norm="batch"), (2, 1, 60, 56)),
-    "UNet 3-D": (lambda: nets.UNet(3, 1, 2, (2, 4), (2,), num_res_units=1, norm="batch"), (2, 1, 22, 14, 12)),
-    "UNet odd": (lambda: nets.UNet(2, 1, 2, (2, 4), (2,), num_res_units=1, norm="batch"), (1, 1, 46, 38)),
+    "UNet": (lambda: nets.UNet(2, 1, 2, (2, 4, 8), (2, 2), num_res_units=2, norm="batch"), (2, 1, 52, 40)),
+    "UNet 3-D": (lambda: nets.UNet(3, 1, 2, (2, 4), (2,), num_res_units=1, norm="batch"), (1, 1, 18, 14, 12)),
     "DynUNet": (
         lambda: nets.DynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[2, 4, 4], norm_name="batch"),
         (2, 1, 52, 44),
@@ -33,7 +32,7 @@ WHOLE_NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nets.DynUNet(3, 1, 2, [3, 1, 3], [1, 1, 2], [1, 2], filters=[2, 2, 4], norm_name="batch"),
         (1, 1, 26, 18, 14),
     ),
-    "BasicUNet": (lambda: nets.BasicUNet(2, 1, 2, features=TINY, norm="batch"), (1, 1, 176, 32)),
+    "BasicUNet": (lambda: nets.BasicUNet(2, 1, 2, features=(2, 2, 2, 2, 2, 2), norm="batch"), (1, 1, 256, 32)),
     "SegResNet": (
         lambda: nets.SegResNet(2, 8, 1, 2, norm="batch", blocks_down=(1, 1), blocks_up=(1,)),
         (2, 1, 44, 38),
@@ -57,21 +56,21 @@ CLASSIFIERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]
         lambda: nets.Regressor((1, 48, 32), (2,), (2, 4), (2, 2), norm="batch"),
         (2, 1, 48, 32),
         "latest",
-        "flatten",
+        "view",
     ),
     "Regressor 3-D": (
         lambda: nets.Regressor((1, 24, 16, 16), (2,), (2, 4), (2, 2), norm="batch"),
         (2, 1, 24, 16, 16),
         "net.layer_0",
-        "flatten",
+        "view",
     ),
     "Classifier": (
         lambda: nets.Classifier((1, 48, 32), 3, (2, 4), (2, 2), norm="batch"),
         (2, 1, 48, 32),
         "latest",
-        "flatten",
+        "view",
     ),
-    "Critic": (lambda: nets.Critic((1, 48, 32), (2, 4), (2, 2), norm="batch"), (2, 1, 48, 32), "latest", "flatten"),
+    "Critic": (lambda: nets.Critic((1, 48, 32), (2, 4), (2, 2), norm="batch"), (2, 1, 48, 32), "latest", "view"),
     "DenseNet121": (
         lambda: nets.DenseNet121(2, 1, 2, init_features=4, growth_rate=2),
         (2, 1, 89, 71),
@@ -107,13 +106,8 @@ LOCAL_AT_FIRST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] 
         (1, 1, 64, 48),
         "adaptive_avg_pool",
     ),
-    "AttentionUnet": (lambda: nets.AttentionUnet(2, 1, 2, (2, 4, 8), (2, 2)), (1, 1, 48, 40), "instance_norm"),
-    "ViT": (lambda: nets.ViT(1, (32, 32), (8, 8), 32, 64, 2, 4, spatial_dims=2), (1, 1, 32, 32), "flatten"),
-    "VarAutoEncoder": (
-        lambda: nets.VarAutoEncoder(2, (1, 32, 32), 1, 4, (2, 4), (2, 2), norm="batch"),
-        (1, 1, 32, 32),
-        "view",
-    ),
+    "AttentionUnet": (lambda: nets.AttentionUnet(2, 1, 2, (2, 4, 8), (2, 2)), (1, 1, 64, 48), "instance_norm"),
+    "ViT": (lambda: nets.ViT(1, (32, 32), (8, 8), 32, 64, 2, 4, spatial_dims=2), (1, 1, 32, 32), "view"),
 }
 """An early layer needs the whole map: only what comes before it is streamed."""
 
@@ -159,14 +153,14 @@ def test_net_is_cut_before_the_first_global_operation(name: str) -> None:
     assert streamed.plan.num_tiles > 1
     assert streamed.plan.barriers[0].reason.startswith(barrier)
     assert streamed.plan.costs.streamed_flops < streamed.plan.costs.flops
-    assert_same_step(model, streamed, image)
+    assert_same_step(model, streamed, image, floor=1e-4)  # a bias before InstanceNorm has no gradient
 
 
-@pytest.mark.parametrize("name", ["UNet", "DynUNet 3-D"])
+@pytest.mark.parametrize("name", ["SegResNet 3-D", "AutoEncoder"])
 def test_verify_agrees(name: str) -> None:
     build, size = WHOLE_NETS[name]
     model, _ = _net_and_image(build, size)
-    report = streamplan.verify(model, size, tuple(extent - 2 for extent in size[2:]))
+    report = streamplan.verify(model, size, streamplan.plan(model, size).smallest_tile_size)
     assert report.plan.num_tiles > 1
     assert report.passed
 
@@ -186,8 +180,8 @@ def test_deep_supervision_head_is_not_run_in_eval_mode() -> None:
 def test_vnet_and_highresnet_are_cut_early() -> None:
     """Neither `repeat` nor `torch.as_tensor` has a rule yet: the plan says so and what it does stream is exact."""
     for build, size, unknown in (
-        (lambda: nets.VNet(3, 1, 2), (1, 1, 32, 16, 16), "Tensor.repeat"),
-        (lambda: nets.HighResNet(2, 1, 2), (1, 1, 40, 32), "torch.as_tensor"),
+        (lambda: nets.VNet(3, 1, 2), (1, 1, 16, 16, 16), "Tensor.repeat"),
+        (lambda: nets.HighResNet(2, 1, 2), (1, 1, 24, 16), "torch.as_tensor"),
     ):
         model, image = _net_and_image(build, size)
         streamed = streamplan.compile(model, size, 12)

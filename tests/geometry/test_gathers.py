@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from streamplan.geometry import AxisMap, FoldedPadding, Interval, LinearResize
+from streamplan.ir import OpCall, TensorSpec, ValueRef
 from streamplan.rules.base import MapSpec, RuleContext
 from streamplan.rules.resizing import Interpolate
-from streamplan.ir import OpCall, TensorSpec, ValueRef
 from tests.geometry.support import assert_reads_support, reads_of
 
 
@@ -42,7 +42,7 @@ def assert_resizes_like_torch(extent: int, options: dict[str, object], data: st.
     span = axis_map.pull(Interval(start, stop))
     assert Interval(0, extent).contains(span)
     for position in range(start, stop):  # rounding may leave torch a weight of 1e-17 beside a sample it hits exactly
-        exact = {i for i in (lower[position], upper[position])}
+        exact = {lower[position], upper[position]}
         assert exact <= set(range(span.start, span.stop))
         assert len(reads[position] - exact) <= 1
 

@@ -83,9 +83,7 @@ def test_scatter_window_reads_what_a_transposed_convolution_reads(case: tuple[in
 
 
 @given(scatters(), st.data())
-def test_push_covers_what_an_unpadded_transposed_convolution_writes(
-    case: tuple[int, ...], data: st.DataObject
-) -> None:
+def test_push_covers_what_an_unpadded_transposed_convolution_writes(case: tuple[int, ...], data: st.DataObject) -> None:
     extent, kernel, stride, padding, dilation, _ = case
     start = data.draw(st.integers(0, extent - 1))
     stop = data.draw(st.integers(start + 1, extent))

@@ -27,6 +27,11 @@ def _unary(name: str, source: object, prepare: Callable[[Tensor], Tensor]) -> Ex
     return function(name, "function", lambda net, x: call(prepare(x)), _SMALL)
 
 
+def _comparison(name: str) -> Example:
+    call = getattr(torch, name)
+    return function(name, "mask", lambda net, x: x * call(x.round(), x.sin().round()), _SMALL)
+
+
 _UNARY = [
     *[_unary(name, torch, lambda x: x.abs() + 0.5) for name in _POSITIVE.split()],
     *[_unary(name, torch, lambda x: torch.sigmoid(x) * 0.9 + 0.05) for name in _BOUNDED.split()],
@@ -80,10 +85,7 @@ _ARITHMETIC = [
     function("lerp", "map", lambda net, x: torch.lerp(x, x.sin(), x.cos()), _SMALL),
     function("addcmul", "value", lambda net, x: torch.addcmul(x, x.sin(), net.scale, value=0.5), _SMALL, scale=(3, 1)),
     function("addcdiv", "maps", lambda net, x: torch.addcdiv(x, x.sin(), x.exp(), value=-2), _SMALL),
-    *[
-        function(name, "mask", lambda net, x, call=getattr(torch, name): x * call(x.round(), x.sin().round()), _SMALL)
-        for name in "eq ne lt le gt ge".split()
-    ],
+    *[_comparison(name) for name in "eq ne lt le gt ge".split()],
     function("gt", "result", lambda net, x: (x > 0.2, x.sin()), _SMALL),
 ]
 

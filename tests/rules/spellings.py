@@ -57,7 +57,9 @@ def example(op: str, name: str, build: Callable[[], nn.Module], *sizes: tuple[in
     return Example(op, name, build, sizes or (SIZE_2D,))
 
 
-def function(op: str, name: str, call: Callable[..., Any], *sizes: tuple[int, ...], **shapes: tuple[int, ...]) -> Example:
+def function(
+    op: str, name: str, call: Callable[..., Any], *sizes: tuple[int, ...], **shapes: tuple[int, ...]
+) -> Example:
     """A net of one function; keyword arguments are shapes of parameters it reads as `net.<name>`."""
 
     def build() -> nn.Module:

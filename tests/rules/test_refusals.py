@@ -73,8 +73,8 @@ CASES: dict[str, tuple[nn.Module, Locality, str]] = {
     "dropout2d in training": (nn.Dropout2d(0.5).train(), GLOBAL, "random mask"),
     "functional dropout": (net(lambda n, x: F.dropout(x)), GLOBAL, "random mask"),
     "functional dropout2d": (net(lambda n, x: F.dropout2d(x)), GLOBAL, "random mask"),
-    "roll": (net(lambda n, x: torch.roll(x, 1, -1)), GLOBAL, "wraps positions"),
-    "flip": (net(lambda n, x: x.flip(3)), GLOBAL, "reverses an axis"),
+    "roll": (net(lambda n, x: torch.roll(x, 1, -1)), GLOBAL, "moves positions along an image axis"),
+    "flip": (net(lambda n, x: x.flip(3)), GLOBAL, "moves positions along an image axis"),
     "sort": (net(lambda n, x: torch.sort(x, -1).values), UNKNOWN, "no locality rule"),
     "cumulative sum": (net(lambda n, x: x.cumsum(2)), UNKNOWN, "no locality rule"),
     "user function": (net(lambda n, x: user_function(x)), UNKNOWN, "no locality rule"),
@@ -93,7 +93,11 @@ CASES: dict[str, tuple[nn.Module, Locality, str]] = {
     "weight from the image": (net(lambda n, x: F.conv2d(x, x[:, :, :3, :3])), UNKNOWN, "computed from the image"),
     "slope from the image": (net(lambda n, x: F.prelu(x, x[0, :, 0, 0])), GLOBAL, "selects one position"),
     "reflect along channels": (net(lambda n, x: F.pad(x, (1, 1, 2, 0, 1, 0), "reflect")), UNKNOWN, ""),
-    "one image of the batch": (net(lambda n, x: F.conv2d(x[0], n.w), w=parameter(4, 4, 3, 3)), UNKNOWN, "batch or channel"),
+    "one image of the batch": (
+        net(lambda n, x: F.conv2d(x[0], n.w), w=parameter(4, 4, 3, 3)),
+        UNKNOWN,
+        "batch or channel",
+    ),
     "batch norm, channels last": (net(lambda n, x: n.b(x.permute(0, 3, 1, 2)), b=nn.BatchNorm2d(6)), UNKNOWN, ""),
     "transposed sum": (net(lambda n, x: x[..., :6, :] + x[..., :6, :].transpose(2, 3)), GLOBAL, "disagree"),
     "rounded division": (net(lambda n, x: torch.div(x, 2, rounding_mode="floor")), UNKNOWN, "rounding mode"),
@@ -124,7 +128,10 @@ def test_an_unbatched_image_is_not_taken_for_a_batch(name: str) -> None:
 
 
 def test_attention_module() -> None:
-    attention = net(lambda n, x: n.a(x.transpose(1, 2), x.transpose(1, 2), x.transpose(1, 2))[0], a=nn.MultiheadAttention(4, 2, batch_first=True))
+    attention = net(
+        lambda n, x: n.a(x.transpose(1, 2), x.transpose(1, 2), x.transpose(1, 2))[0],
+        a=nn.MultiheadAttention(4, 2, batch_first=True),
+    )
     _, verdict = barrier(attention, (2, 4, 8))
     assert verdict.locality in (GLOBAL, UNKNOWN)
 

@@ -28,15 +28,23 @@ _CONVOLUTIONS = [
 
 _TRANSPOSED = [
     example("conv_transpose", "k2 s2 1-D", lambda: nn.ConvTranspose1d(3, 2, 2, stride=2), SIZE_1D),
-    example("conv_transpose", "k3 s2 p1 op1", lambda: nn.ConvTranspose2d(3, 2, 3, 2, 1, output_padding=1), (2, 3, 4, 5)),
-    example("conv_transpose", "3-D", lambda: nn.ConvTranspose3d(3, 2, (1, 3, 2), (1, 2, 2), (0, 1, 0)), (2, 3, 3, 2, 3)),
+    example(
+        "conv_transpose", "k3 s2 p1 op1", lambda: nn.ConvTranspose2d(3, 2, 3, 2, 1, output_padding=1), (2, 3, 4, 5)
+    ),
+    example(
+        "conv_transpose", "3-D", lambda: nn.ConvTranspose3d(3, 2, (1, 3, 2), (1, 2, 2), (0, 1, 0)), (2, 3, 3, 2, 3)
+    ),
     example("conv_transpose", "gaps", lambda: nn.ConvTranspose1d(3, 2, 2, stride=4, output_padding=3), SIZE_1D),
     example("conv_transpose", "k1 s3 gaps", lambda: nn.ConvTranspose1d(3, 2, 1, stride=3, output_padding=2), SIZE_1D),
     example("conv_transpose", "dilation", lambda: nn.ConvTranspose1d(3, 2, 3, 2, 2, dilation=3), SIZE_1D),
     example("conv_transpose", "gaps by dilation", lambda: nn.ConvTranspose1d(3, 2, 2, 3, 0, dilation=4), SIZE_1D),
     example("conv_transpose", "stride 1", lambda: nn.ConvTranspose1d(3, 2, 4, 1, 2), SIZE_1D),
-    example("conv_transpose", "groups, no bias", lambda: nn.ConvTranspose2d(4, 6, 3, 2, groups=2, bias=False), (2, 4, 3, 5)),
-    function("conv_transpose", "functional", lambda net, x: F.conv_transpose1d(x, net.w, stride=3), SIZE_1D, w=(3, 2, 2)),
+    example(
+        "conv_transpose", "groups, no bias", lambda: nn.ConvTranspose2d(4, 6, 3, 2, groups=2, bias=False), (2, 4, 3, 5)
+    ),
+    function(
+        "conv_transpose", "functional", lambda net, x: F.conv_transpose1d(x, net.w, stride=3), SIZE_1D, w=(3, 2, 2)
+    ),
     example("pixel_shuffle", "r3", lambda: nn.PixelShuffle(3), (2, 9, 3, 4)),
     function("pixel_shuffle", "functional r2", lambda net, x: F.pixel_shuffle(x, 2), (2, 4, 5, 3)),
     example("pixel_unshuffle", "r3", lambda: nn.PixelUnshuffle(3), (2, 2, 6, 9)),
@@ -121,7 +129,9 @@ _SLICES = [
     function("slice", "channel step", lambda net, x: x[:, ::2]),
     function("slice", "one channel", lambda net, x: torch.tanh(x[:, -1])),
     function("slice", "one image", lambda net, x: x[1]),
-    function("slice", "space to depth", lambda net, x: torch.cat([x[..., ::2, ::2], x[..., 1::2, 1::2]], 1), (2, 3, 6, 8)),
+    function(
+        "slice", "space to depth", lambda net, x: torch.cat([x[..., ::2, ::2], x[..., 1::2, 1::2]], 1), (2, 3, 6, 8)
+    ),
     function("slice", "narrow", lambda net, x: x.narrow(2, 2, 4)),
     function("slice", "select", lambda net, x: x.select(1, 0)),
     function("slice", "chunk", lambda net, x: torch.mul(*x.chunk(2, 1)), (2, 4, 5, 3)),

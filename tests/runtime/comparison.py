@@ -35,8 +35,8 @@ def assert_near(actual: Tensor | None, expected: Tensor | None, what: str, rtol:
         if not torch.equal(actual, expected):
             raise AssertionError(f"{what}: differs")
         return
-    scale = max(1.0, float(expected.abs().max()))
-    error = float((actual - expected).abs().max())
+    scale = max(1.0, float(expected.detach().abs().max()))
+    error = float((actual - expected).detach().abs().max())
     if not error <= rtol * scale:  # NaN is an error too
         raise AssertionError(f"{what}: error {error:.3g} at scale {scale:.3g}, allowed {rtol:g} of it")
 

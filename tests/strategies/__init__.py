@@ -16,7 +16,8 @@ Draw order: sizes first, then only operations that are valid for them; nothing i
 - `ops`, `op_modules`: single operations and their spellings
 - `sequence`: `Chain`, which all families use
 - `draws`: strategies for single operations and short runs of them
-- one file per family of nets: `chains`, `residual`, `dense`, `branches`, `ushape`, `multi`
+- `borders`, `scaling`, `channelwise`: less common operations, with the strategies that draw them
+- one file per family of nets: `chains`, `residual`, `dense`, `branches`, `ushape`, `multi`, `flavours`
 - `tiles`: tile sizes
 """
 
@@ -26,13 +27,26 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
+from tests.strategies.borders import Pad, PaddedMaxPool, Slice
 from tests.strategies.branches import Branches, branch_nets
 from tests.strategies.chains import chain_nets
+from tests.strategies.channelwise import (
+    Affine,
+    ChannelShuffle,
+    ChannelsLast,
+    Gate,
+    InPlace,
+    LocalNorm,
+    Partition,
+    StandardizedConv,
+)
 from tests.strategies.dense import DenseBlock, dense_nets
+from tests.strategies.flavours import flavour_nets
 from tests.strategies.multi import Multi, multi_nets
 from tests.strategies.ops import Act, AvgPool, Conv, Dropout, MaxPool, Norm
 from tests.strategies.recipe import Head, Node, Recipe, Signal, flatten_outputs
 from tests.strategies.residual import Residual, residual_nets
+from tests.strategies.scaling import DepthToSpace, Interpolated, SpaceToDepth, Upconv
 from tests.strategies.sequence import Chain, Shared
 from tests.strategies.tiles import tile_fractions, tile_size
 from tests.strategies.ushape import Level, Resize, Scale, Transposed, UShape, ushape_nets
@@ -40,26 +54,41 @@ from tests.strategies.ushape import Level, Resize, Scale, Transposed, UShape, us
 __all__ = [
     "ALL",
     "Act",
+    "Affine",
     "AvgPool",
     "Branches",
     "Chain",
+    "ChannelShuffle",
+    "ChannelsLast",
     "Conv",
     "DenseBlock",
+    "DepthToSpace",
     "Dropout",
+    "Gate",
     "Head",
+    "InPlace",
+    "Interpolated",
     "Level",
+    "LocalNorm",
     "MaxPool",
     "Multi",
     "Node",
     "Norm",
+    "Pad",
+    "PaddedMaxPool",
+    "Partition",
     "Recipe",
     "Residual",
     "Resize",
     "Scale",
     "Shared",
     "Signal",
+    "Slice",
+    "SpaceToDepth",
+    "StandardizedConv",
     "Transposed",
     "UShape",
+    "Upconv",
     "flatten_outputs",
     "nets",
     "parse",
@@ -74,6 +103,7 @@ _FAMILIES = {
     "branches": branch_nets,
     "ushape": ushape_nets,
     "multi": multi_nets,
+    "flavours": flavour_nets,
 }
 
 ALL = tuple(_FAMILIES)

@@ -12,7 +12,7 @@ sample, so that every operation of a tile has something to run on; the sample is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamplan.analysis.locality import LocalityFacts, rule_context
 from streamplan.geometry import (
@@ -78,6 +78,12 @@ class AxisStep:
     """Every value, input maps included: the positions at hand."""
     reads: Mapping[EdgeKey, AxisRead]
     """Every edge: the positions read, and the padding around them."""
+    computed: Mapping[str, Interval]
+    """Every value: the positions its call computes; with recomputed halos, all at hand."""
+    carried_in: Mapping[str, Interval] = field(default_factory=dict)
+    """Values that may be carried: the positions received from the step before."""
+    carried_out: Mapping[str, Interval] = field(default_factory=dict)
+    """The positions handed on to the step after."""
 
 
 def streamed_part(
@@ -119,7 +125,7 @@ def pull_regions(part: StreamedPart, axis: int, blocks: Mapping[str, Interval]) 
         wanted[edge.source].append(read.span)
     for name in part.input_maps:
         regions[name] = _demand(wanted[name], part.extents[name][axis])
-    return AxisStep(dict(blocks), regions, reads)
+    return AxisStep(dict(blocks), regions, reads, computed=regions)
 
 
 def _read(axis_map: AxisMap, out: Interval, extent: int) -> AxisRead:

@@ -37,7 +37,7 @@ class AxisSchedule:
 
     def computed(self, name: str) -> int:
         """Positions of a value computed in all steps, counting those computed again."""
-        return sum(step.regions[name].size for step in self.steps)
+        return sum(step.computed[name].size for step in self.steps)
 
 
 def schedule_axis(part: StreamedPart, axis: int, boundaries: tuple[int, ...]) -> AxisSchedule:

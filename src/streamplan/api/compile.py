@@ -65,7 +65,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
                 why="a plan already fixes the input size and the tile size",
                 do="pass either plan= or input_size= and tile_size=",
             )
-        options = Options(plan.tile_size, plan.requested_cut or "latest", "auto", plan.batch_norm)
+        options = Options(plan.tile_size, plan.requested_cut or "latest", plan.halo, plan.batch_norm)
         return StreamedModule(
             model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress
         )

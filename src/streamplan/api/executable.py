@@ -62,7 +62,8 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         "prologue and head are resident, tile is streamed."
     )
     trace = prepared.traced.trace
-    program = emit_program(prepared.graph, prepared.facts, prepared.cut, part, trace.graph, title)
+    carrying = prepared.carrying
+    program = emit_program(prepared.graph, prepared.facts, prepared.cut, part, trace.graph, title, carrying)
     loaded = load_program(program)
     specs = {name: prepared.graph[name].output for name in part.frontier}
     segment = Segment(
@@ -72,6 +73,7 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         outputs={name: spec for name, spec in specs.items() if spec is not None},
         smalls=(*program.attributes, *program.prologue_smalls),
         tile=loaded.tile,
+        maps={name: spec for name in part.extents if (spec := prepared.graph[name].output) is not None},
     )
     streamed = prepared.cut.streamed
     resident = {

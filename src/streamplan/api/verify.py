@@ -120,7 +120,11 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     plain = copy.deepcopy(check_model(model)).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = _call_inputs(plain, input_size, inputs, plan, dtype, generator)
-    options = Options() if plan is None else Options(cut=plan.requested_cut or "latest", batch_norm=plan.batch_norm)
+    options = (
+        Options()
+        if plan is None
+        else Options(cut=plan.requested_cut or "latest", halo=plan.halo, batch_norm=plan.batch_norm)
+    )
     streamed = StreamedModule(
         copy.deepcopy(plain),
         CallArguments.of_tensors(args, kwargs),

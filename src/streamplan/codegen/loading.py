@@ -21,7 +21,7 @@ class LoadedProgram:
     program: Program
     """What they were loaded from."""
     prologue: Callable[..., Any]
-    tile: Callable[..., tuple[torch.Tensor, ...]]
+    tile: Callable[..., tuple[torch.Tensor | None, ...]]
     head: Callable[..., Any]
 
 

@@ -19,11 +19,12 @@ from typing import Any
 
 from torch import fx
 
+from streamplan.analysis.carrying import Carrying
 from streamplan.analysis.cuts import Cut
 from streamplan.analysis.locality import LocalityFacts, rule_context
 from streamplan.analysis.regions import StreamedPart
 from streamplan.codegen.subgraph import FunctionSource, function_source, import_lines
-from streamplan.codegen.writer import TileWriter, identifier
+from streamplan.codegen.writer import GlobalNames, TileWriter, identifier
 from streamplan.ir import Graph, OpCall
 from streamplan.rules import Locality, rule_for
 
@@ -38,7 +39,7 @@ class Program:
     source: str
     """The whole text."""
     globals: Mapping[str, Any]
-    """Objects that the head's global names stand for."""
+    """Objects that global names stand for."""
     attributes: tuple[str, ...]
     """Model attributes that the tiles read, by path."""
     prologue_inputs: tuple[str, ...]
@@ -52,7 +53,13 @@ class Program:
 
 
 def emit_program(
-    graph: Graph, facts: LocalityFacts, cut: Cut, part: StreamedPart, traced: fx.Graph, title: str
+    graph: Graph,
+    facts: LocalityFacts,
+    cut: Cut,
+    part: StreamedPart,
+    traced: fx.Graph,
+    title: str,
+    carrying: Carrying | None = None,
 ) -> Program:
     """Write the program of `graph` cut at `cut`.
 
@@ -63,6 +70,7 @@ def emit_program(
         part: Its streamed part.
         traced: The fx graph that `graph` was lowered from; node names are call names.
         title: First line of the program: model and input size.
+        carrying: What is carried from tile to tile; None if halos are computed again.
     """
     streamed = [graph[name] for name in part.order]
     attributes = tuple(dict.fromkeys(path for call in streamed for path in call.attributes))
@@ -71,11 +79,13 @@ def emit_program(
     prologue, prologue_inputs, prologue_values = _prologue(graph, cut, traced, early, smalls)
     head, head_inputs = _head(graph, cut, traced, early)
     names = {**prologue.globals, **head.globals}
+    called = GlobalNames([*names, *map(identifier, (*part.input_maps, *part.order))])
     sections = [
         prologue.text,
-        _tile_source(graph, facts, part),
+        _tile_source(graph, facts, part, carrying, called),
         head.text,
     ]
+    names |= called.table
     sections.insert(0, _header(title, names, "".join(sections)))
     source = "\n\n".join(section.rstrip() + "\n" for section in sections)
     return Program(source, names, attributes, prologue_inputs, prologue_values, smalls, head_inputs)
@@ -143,23 +153,37 @@ def _closure(traced: fx.Graph, names: frozenset[str], stop: frozenset[str]) -> f
     return frozenset(found)
 
 
-def _tile_source(graph: Graph, facts: LocalityFacts, part: StreamedPart) -> str:
+def _tile_source(
+    graph: Graph, facts: LocalityFacts, part: StreamedPart, carrying: Carrying | None, names: GlobalNames
+) -> str:
     last_reader = {edge.source: edge.reader for edge in part.edges}
     arguments = ", ".join(("t", "w", *(identifier(name) for name in part.input_maps)))
     lines = [f"def tile({arguments}):"]
     for name in part.order:
         call = graph[name]
         freed = [s for s, reader in last_reader.items() if reader == name and s not in part.frontier]
-        lines.append(_call_line(graph, facts, part, call, freed))
+        lines.append(_call_line(graph, facts, part, call, freed, carrying, names))
+        if carrying is not None and name in carrying.carried:
+            lines.append(f'    {identifier(name)} = t.join({identifier(name)}, "{name}")')
     blocks = ", ".join(f't.block({identifier(name)}, "{name}")' for name in part.frontier)
     lines.append(f"    return ({blocks},)")
     return "\n".join(lines) + "\n"
 
 
-def _call_line(graph: Graph, facts: LocalityFacts, part: StreamedPart, call: OpCall, freed: Sequence[str]) -> str:
+def _call_line(
+    graph: Graph,
+    facts: LocalityFacts,
+    part: StreamedPart,
+    call: OpCall,
+    freed: Sequence[str],
+    carrying: Carrying | None,
+    names: GlobalNames,
+) -> str:
     rule = rule_for(call.op)
     assert rule is not None
-    expression = rule.emit(rule_context(graph, call, facts.maps), TileWriter(call, part))
+    expression = rule.emit(rule_context(graph, call, facts.maps), TileWriter(call, part, carrying, names))
+    if carrying is not None and call.name in carrying.sometimes_empty:
+        expression = f'{expression} if t.has("{call.name}") else None'
     code = f"    {identifier(call.name)} = {expression}"
     code += "".join(f"; {identifier(name)} = None" for name in freed if identifier(name) != identifier(call.name))
     shape = facts.maps[call.name].shape

@@ -7,6 +7,7 @@ the streamed calls are written anew. torch.fx writes the source.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,6 @@ def import_lines(names: Mapping[str, Any]) -> list[str]:
             lines.add("from types import NoneType")
         else:
             module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-            if module and qualified and qualified.isidentifier():
+            if module and qualified and getattr(sys.modules.get(module), qualified, None) is value:
                 lines.add(f"from {module} import {qualified}" + ("" if qualified == name else f" as {name}"))
     return sorted(lines)

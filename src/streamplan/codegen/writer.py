@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+from streamplan.analysis.carrying import Carrying
 from streamplan.analysis.regions import StreamedEdge, StreamedPart
 from streamplan.geometry import IDENTITY, AffineWindow, AveragingWindow
 from streamplan.ir import Argument, AttributeRef, OpCall, ValueRef
@@ -21,12 +24,41 @@ def identifier(name: str) -> str:
     return f"{name}_" if name in _RESERVED or keyword.iskeyword(name) else name
 
 
+class GlobalNames:
+    """Names for the functions that rules put into a program.
+
+    Args:
+        taken: Names that already mean something else there.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = {*taken, *_RESERVED}
+        self.table: dict[str, Any] = {}
+        """Name to function."""
+
+    def name_of(self, function: Callable[..., Any], fallback: str) -> str:
+        """The name of a function: its own, or `fallback` for one without (a lambda), with a number if need be."""
+        for name, known in self.table.items():
+            if known is function:
+                return name
+        own = getattr(function, "__name__", "")
+        base = identifier(next(name for name in (own, fallback, "run") if name.isidentifier()))
+        candidates = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(1)))
+        name = next(name for name in candidates if name not in self._taken and name not in self.table)
+        self.table[name] = function
+        return name
+
+
 class TileWriter:
     """Writes the arguments of one streamed call."""
 
-    def __init__(self, call: OpCall, part: StreamedPart) -> None:
+    def __init__(
+        self, call: OpCall, part: StreamedPart, carrying: Carrying | None = None, names: GlobalNames | None = None
+    ) -> None:
         self._call = call
+        self._names = names or GlobalNames()
         self._part = part
+        self._carrying = carrying
         self._edges = {edge.source: edge for edge in part.edges if edge.reader == call.name}
 
     def value(self, argument: Argument) -> str:
@@ -58,7 +90,13 @@ class TileWriter:
         """`t.helper(arguments, "call")`."""
         return f't.{helper}({", ".join(arguments)}, "{self._call.name}")'
 
+    def function(self, function: Callable[..., Any]) -> str:
+        """`blur`, or `blur_1` where the program means something else by `blur`."""
+        return self._names.name_of(function, fallback="run_" + self._call.target.rpartition(".")[2])
+
     def _needs_window(self, edge: StreamedEdge) -> bool:
+        if self._carrying is not None:
+            return edge.key not in self._carrying.whole_reads
         readers = sum(other.source == edge.source for other in self._part.edges)
         if readers > 1 or edge.source in self._part.frontier:
             return True

@@ -15,11 +15,20 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from streamplan.errors import RuleError
 from streamplan.frontend.canonical import Canonical, NoCanonicalFormError, canonicalize, multi_output_slices
 from streamplan.frontend.facts import Trace
+from streamplan.frontend.locations import place
 from streamplan.frontend.module_spellings import spelling_of
+from streamplan.frontend.registered import (
+    TARGETS,
+    RegisteredTarget,
+    is_expressible,
+    map_references,
+    registered_module,
+)
 from streamplan.frontend.signatures import FUNCTIONS, METHODS, Signature
-from streamplan.ir import INPUT, AttributeRef, Graph, OpCall, TensorSpec, ValueRef
+from streamplan.ir import INPUT, AttributeRef, Graph, OpCall, TensorSpec, ValueRef, references
 
 
 def lower(trace: Trace) -> Graph:
@@ -70,6 +79,9 @@ class _Lowering:
         )
 
     def _canonical_form(self, node: fx.Node) -> Canonical:
+        registered = self._registered_target(node)
+        if registered is not None:
+            return self._registered_form(node, registered)
         if node.op == "call_module":
             op, arguments = self._module_arguments(node)
         else:
@@ -97,6 +109,34 @@ class _Lowering:
             if isinstance(value, AttributeRef):
                 self._note_attribute(value.path)
         return op, {"input": self._argument((*node.args, *node.kwargs.values())[0]), **arguments}
+
+    def _registered_target(self, node: fx.Node) -> RegisteredTarget | None:
+        if node.op == "call_module":
+            return registered_module(self._trace.skeleton.get_submodule(str(node.target)))
+        return TARGETS.get(node.target) if node.op == "call_function" else None
+
+    def _registered_form(self, node: fx.Node, target: RegisteredTarget) -> Canonical:
+        """A call of what a user registered a rule for, with the arguments the rule asks for."""
+        path = str(node.target) if node.op == "call_module" else ""
+        bound = target.bind(self._argument(node.args), self._argument(node.kwargs))
+        specs = {name: map_references(value, self._spec_of) for name, value in bound.items()}
+        try:
+            arguments = target.read_call(self._trace.skeleton.get_submodule(path) if path else None, path, bound, specs)
+        except Exception as error:
+            fact = self._trace.facts[node.name]
+            raise RuleError(
+                f"the rule of {_target_name(node, self._trace.skeleton)} does not fit this call of it",
+                where=place(fact.module_path, fact.module_type, fact.location),
+                why=f"{type(error).__name__}: {error}",
+                do="correct the rule that was given to register_rule (docs/rules.md)",
+            ) from error
+        for name, value in arguments.items():
+            if not is_expressible(value):
+                raise NoCanonicalFormError(f"its argument {name} is neither a tensor nor a plain value")
+            for reference in references(value):
+                if isinstance(reference, AttributeRef):
+                    self._note_attribute(reference.path)
+        return Canonical(target.op, arguments)
 
     def _item(self, node: fx.Node) -> Canonical:
         """One item of a call that returns several tensors."""

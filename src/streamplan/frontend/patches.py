@@ -1,11 +1,12 @@
 """Patches of torch that are in force while a model is traced, and never longer.
 
-Torch functions are seen by `TracingMode`; four things are not torch functions and are patched instead:
+Torch functions are seen by `TracingMode`; five things are not torch functions and are patched instead:
 
     nn.Module.__call__           leaf modules become one node; the others keep the module path up to date
     nn.Module.__getattr__        parameters and buffers become get_attr nodes
     autograd.Function.apply      becomes one node, since a trace into `forward` would lose the custom backward
     functions marked fx.wrap     become one node, as their authors asked for
+    registered functions         become one node (see `registered`)
 
 Recomputing an activation changes no value, so `torch.utils.checkpoint` is reduced to a plain call, both in the trace
 and in the eager run it is compared with. Every patch acts on the tracing thread alone and is undone on errors too.
@@ -26,6 +27,7 @@ from torch import nn
 from torch.fx import _symbolic_trace as fx_trace
 
 from streamplan.frontend.fake_proxy import contains_proxy
+from streamplan.frontend.registered import registered_functions_patched
 
 if TYPE_CHECKING:
     from streamplan.frontend.tracer import GraphTracer
@@ -72,6 +74,7 @@ def tracing_patches(tracer: GraphTracer) -> Iterator[None]:
         stack.enter_context(_set_attribute(nn.Module, "__call__", _module_call(tracer)))
         stack.enter_context(_set_attribute(nn.Module, "__getattr__", _module_getattr(tracer)))
         stack.enter_context(_plain_checkpoint_generator())
+        stack.enter_context(registered_functions_patched(tracer))
         stack.enter_context(_set_attribute(torch.autograd.Function, "apply", classmethod(_function_apply(tracer))))
         for (_, name), namespace in list(fx_trace._wrapped_fns_to_patch.items()):
             if name in namespace:

@@ -32,6 +32,7 @@ from streamplan.frontend.inputs import ExampleInputs
 from streamplan.frontend.leaves import is_torch_leaf
 from streamplan.frontend.locations import error_location, place
 from streamplan.frontend.patches import steady_execution
+from streamplan.frontend.registered import is_registered_leaf
 from streamplan.frontend.skeleton import Skeleton, copy_skeleton, make_skeleton
 from streamplan.frontend.tracer import GraphTracer
 
@@ -52,7 +53,7 @@ def trace_model(
         args: Positional arguments of `forward`: a `TensorSpec` for each tensor, constants, or nested tuples, lists and
             dicts of them. Arguments not given keep their defaults.
         kwargs: Keyword arguments, likewise.
-        is_leaf: Further modules to keep as one node, besides torch's own layers.
+        is_leaf: Further modules to keep as one node, besides torch's own layers and those with a registered rule.
         device: Device to trace for; None takes the model's own, cpu for a model on meta.
         check: Whether to compare the graph with a plain run.
 
@@ -93,9 +94,8 @@ def _checked_device(device: torch.device | str | None) -> torch.device | None:
 
 
 def _leaf_rule(is_leaf: Callable[[nn.Module], bool] | None) -> Callable[[nn.Module], bool]:
-    if is_leaf is None:
-        return is_torch_leaf
-    return lambda module: is_torch_leaf(module) or is_leaf(module)
+    tests = (is_torch_leaf, is_registered_leaf, *(() if is_leaf is None else (is_leaf,)))
+    return lambda module: any(test(module) for test in tests)
 
 
 def _device_of(skeleton: Skeleton) -> torch.device:

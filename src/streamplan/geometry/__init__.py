@@ -1,7 +1,7 @@
 """Integer geometry of one axis: intervals, and the maps that pull an output interval back to what it reads."""
 
 from streamplan.geometry.axis_maps import AxisMap, AxisRead, read_axis
-from streamplan.geometry.gathers import FoldedPadding, IndexTable, LinearResize
+from streamplan.geometry.gathers import FoldedPadding, FoldedWindow, IndexTable, LinearResize
 from streamplan.geometry.interval import Interval, hull
 from streamplan.geometry.windows import IDENTITY, AffineWindow, AveragingWindow, ScatterWindow
 
@@ -12,6 +12,7 @@ __all__ = [
     "AxisMap",
     "AxisRead",
     "FoldedPadding",
+    "FoldedWindow",
     "IndexTable",
     "Interval",
     "LinearResize",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamplan.geometry.interval import Interval
+from streamplan.geometry.windows import AffineWindow
 
 FoldMode = Literal["reflect", "replicate", "circular"]
 
@@ -66,6 +67,29 @@ class FoldedPadding:
         if position < 0:
             return -position
         return 2 * last - position if position > last else position
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedWindow:
+    """A sliding window over an axis whose border continues the map instead of being constant."""
+
+    window: AffineWindow
+    """What an output reads of the endless axis; its padding stands before position 0."""
+    border: FoldedPadding
+    """Where each position of the endless axis is found in the map; its `before` is 0."""
+
+    def pull(self, out: Interval) -> Interval:
+        """Hull of the input positions that a non-empty `out` reads."""
+        return self.border.pull(self.window.pull(out))
+
+    def indices(self, out: Interval) -> tuple[int, ...]:
+        """Input position of each position that the windows of `out` cover together.
+
+        >>> window = AffineWindow.sliding(kernel=3, stride=2, padding=1)
+        >>> FoldedWindow(window, FoldedPadding(0, 6, "reflect")).indices(Interval(0, 2))
+        (1, 0, 1, 2, 3)
+        """
+        return self.border.indices(self.window.pull(out))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamplan.analysis.carrying import Carrying, find_carrying, find_clusters, schedule_carried_axis
 from streamplan.analysis.cuts import Cut, cut_at, enumerate_cuts
 from streamplan.analysis.locality import LocalityFacts, classify_locality, freeze_batch_norms
 from streamplan.analysis.regions import StreamedPart, receptive_field, streamed_part
@@ -51,6 +52,8 @@ class PreparedPlan:
     cut: Cut
     part: StreamedPart
     schedules: tuple[AxisSchedule, ...]
+    carrying: Carrying | None
+    """What tiles carry to each other; None if halos are computed again."""
 
 
 def build_plan(
@@ -96,10 +99,14 @@ def prepare_plan(
     cuts = enumerate_cuts(graph, facts)
     cut = cut_at(graph, facts, options.cut_names) if options.cut_names else cuts[-1]
     part = streamed_part(graph, facts, cut.streamed, cut.frontier)
-    smallest = tuple(smallest_tile_size(part, axis) for axis in range(part.num_axes))
+    is_reused = options.halo == "reuse"
+    smallest = tuple(1 if is_reused else smallest_tile_size(part, axis) for axis in range(part.num_axes))
     tile_size = stored.tile_size if stored else _resolve_tile_size(options.tile_size, part, smallest)
-    boundaries = _stored_boundaries(stored, part) if stored else _divide(part, tile_size, smallest)
-    schedules = tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries))
+    if stored is not None:
+        boundaries = _stored_boundaries(stored, part, is_reused=is_reused)
+    else:
+        boundaries = _advance(part, tile_size) if is_reused else _divide(part, tile_size, smallest)
+    schedules, carrying = _schedule(graph, part, boundaries, is_reused=is_reused)
     plan = Plan(
         model=traced.name,
         fingerprint=traced.fingerprint,
@@ -108,7 +115,7 @@ def prepare_plan(
         inputs=_inputs(graph, part, schedules),
         tile_size=tile_size,
         smallest_tile_size=smallest,
-        halo="recompute",
+        halo="reuse" if is_reused else "recompute",
         batch_norm=options.batch_norm,
         requested_cut=options.cut_names,
         cut=cut.frontier,
@@ -119,7 +126,7 @@ def prepare_plan(
         shape_reads=tuple(str(location) for location in traced.trace.shape_reads),
         changed_attributes=traced.changed_attributes,
     )
-    return PreparedPlan(plan, traced, graph, facts, cut, part, schedules)
+    return PreparedPlan(plan, traced, graph, facts, cut, part, schedules, carrying)
 
 
 def _resolve_tile_size(
@@ -140,9 +147,30 @@ def _resolve_tile_size(
     return sizes
 
 
-def _stored_boundaries(stored: Plan, part: StreamedPart) -> tuple[tuple[int, ...], ...]:
+def _schedule(
+    graph: Graph, part: StreamedPart, boundaries: tuple[tuple[int, ...], ...], *, is_reused: bool
+) -> tuple[tuple[AxisSchedule, ...], Carrying | None]:
+    """The steps along every axis, and what they carry."""
+    if not is_reused:
+        return tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries)), None
+    clusters = find_clusters(part, frozenset(name for name in part.order if graph[name].flops == 0))
+    schedules = tuple(schedule_carried_axis(part, clusters, axis, stops) for axis, stops in enumerate(boundaries))
+    return schedules, find_carrying(part, clusters, schedules)
+
+
+def _advance(part: StreamedPart, tile_size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Boundaries in samples of the first input map, in steps as even as can be of at most the tile size."""
+    boundaries = []
+    for extent, size in zip(part.extents[part.input_maps[0]], tile_size, strict=True):
+        count = -(-extent // size)
+        boundaries.append(tuple(index * extent // count for index in range(count + 1)))
+    return tuple(boundaries)
+
+
+def _stored_boundaries(stored: Plan, part: StreamedPart, *, is_reused: bool) -> tuple[tuple[int, ...], ...]:
     """The boundaries of a plan, if they divide every axis from end to end."""
-    extents = [coarsest_extent(part, axis) for axis in range(part.num_axes)]
+    image = part.extents[part.input_maps[0]]
+    extents = [image[axis] if is_reused else coarsest_extent(part, axis) for axis in range(part.num_axes)]
     whole = len(stored.boundaries) == len(extents) and all(
         stops[0] == 0 and stops[-1] == extent and all(a < b for a, b in pairwise(stops))
         for stops, extent in zip(stored.boundaries, extents, strict=True)

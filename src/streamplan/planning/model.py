@@ -14,7 +14,7 @@ from streamplan.frontend.lower import lower
 from streamplan.frontend.trace import trace_model
 from streamplan.ir import Graph
 from streamplan.planning.arguments import CallArguments
-from streamplan.rules import rule_for
+from streamplan.rules import rule_for, user_rule_identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class TracedModel:
         digest = hashlib.sha256()
         for call in self.graph.calls:
             arguments = repr(dict(call.arguments)) if rule_for(call.op) else ""
+            arguments += user_rule_identity(call.op)
             digest.update(repr((call.name, call.op, call.inputs, call.attributes, call.output, arguments)).encode())
         return digest.hexdigest()[:16]
 

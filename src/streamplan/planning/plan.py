@@ -103,7 +103,7 @@ class Plan:
     smallest_tile_size: tuple[int, ...]
     """Smallest feasible tile size for this cut."""
     halo: HaloPolicy
-    """`recompute`: every tile computes its whole region, halo included."""
+    """`recompute`: every tile computes its whole region, halo included; `reuse`: tiles carry halos to each other."""
     batch_norm: BatchNormPolicy
     """Policy for BatchNorm in training mode."""
     requested_cut: tuple[str, ...]
@@ -115,7 +115,8 @@ class Plan:
     barriers: tuple[Barrier, ...]
     """The calls that end the local part; empty for a net that is local to its end."""
     boundaries: tuple[tuple[int, ...], ...]
-    """Per image axis, where the coarsest cut value is divided, from 0 to its extent."""
+    """Per image axis, what is divided into steps, from 0 to its extent: with recomputed halos the coarsest cut value,
+    with carried ones the first input map."""
     costs: Costs
     shape_reads: tuple[str, ...]
     """Lines of the model that read a shape as a number, so that another image size needs another trace."""

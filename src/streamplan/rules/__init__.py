@@ -12,8 +12,9 @@ from streamplan.rules import (
     resizing,
 )
 from streamplan.rules.base import CodeWriter, Locality, MapSpec, Rule, RuleContext, Verdict
+from streamplan.rules.local import LocalRule
 from streamplan.rules.reasons import REASONS
-from streamplan.rules.registry import register, registered_ops, rule_for
+from streamplan.rules.registry import register, registered_ops, rule_for, user_rule_identity
 
 FAMILIES = (convolution, pooling, pointwise, channels, normalization, padding, resizing, indexing, reshaping)
 """The modules whose import registers the rules."""
@@ -22,6 +23,7 @@ __all__ = [
     "FAMILIES",
     "REASONS",
     "CodeWriter",
+    "LocalRule",
     "Locality",
     "MapSpec",
     "Rule",
@@ -30,4 +32,5 @@ __all__ = [
     "register",
     "registered_ops",
     "rule_for",
+    "user_rule_identity",
 ]

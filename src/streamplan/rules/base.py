@@ -13,10 +13,10 @@ The expression runs on a crop that holds exactly what `axis_maps` says, plus the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from streamplan.geometry import IDENTITY, AxisMap
 from streamplan.ir import Argument, OpCall, TensorSpec, ValueRef
@@ -130,6 +130,10 @@ class CodeWriter(Protocol):
         """A call of a tile helper: `t.<helper>(<arguments>, "<call name>")`."""
         ...
 
+    def function(self, function: Callable[..., Any]) -> str:
+        """The name that `function` has in the program: its own where that is free."""
+        ...
+
 
 class Rule(ABC):
     """Everything known about one canonical operation."""
@@ -138,6 +142,8 @@ class Rule(ABC):
     """One line for the table of operations in the documentation."""
     joins_maps: bool = False
     """Whether a call may read several maps; else its `input` alone is one."""
+    identity: str = ""
+    """What tells two registered rules of the same class apart, for the fingerprint of a plan."""
 
     @abstractmethod
     def classify(self, ctx: RuleContext) -> Verdict:

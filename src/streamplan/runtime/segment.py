@@ -17,7 +17,7 @@ from streamplan.analysis.regions import StreamedEdge, StreamedPart
 from streamplan.analysis.schedule import AxisSchedule, tile_indices
 from streamplan.ir import TensorSpec
 
-TileFunction = Callable[..., tuple[torch.Tensor, ...]]
+TileFunction = Callable[..., tuple[torch.Tensor | None, ...]]
 """`tile(t, w, *maps)`, as emitted."""
 
 
@@ -37,6 +37,14 @@ class Segment:
     """Names of the small tensors, in the order they are passed."""
     tile: TileFunction
     """Computes one tile."""
+    maps: Mapping[str, TensorSpec]
+    """Every value at full size."""
+
+    def empty(self, name: str) -> torch.Tensor:
+        """A value without any position along the image axes."""
+        spec = self.maps[name]
+        shape = [0 if dim in self.dims[name] else extent for dim, extent in enumerate(spec.shape)]
+        return torch.empty(shape, dtype=spec.dtype)
 
     @cached_property
     def edges(self) -> Mapping[tuple[str, str], StreamedEdge]:

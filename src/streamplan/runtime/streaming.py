@@ -3,9 +3,9 @@
     dL/dw = sum over tiles t of (df_t/dw)^T (dL/dp)[R_t]
 
 The gradient of a loss L by the parameters is a sum of vector-Jacobian products, one per block R_t of the cut p, for any
-division of the cut and any recomputation inside a tile. So the forward pass keeps nothing but the cut [1]; the backward
-pass computes each tile again [2], seeds it with its block of the cut's gradient [3], and adds up what arrives at small
-tensors and at the image [4].
+division of the cut and any recomputation inside a tile. So the forward pass keeps nothing but the cut and what tiles
+carry to each other; the backward pass computes each tile again, seeds it with its block of the cut's gradient, and adds
+up what arrives at small tensors and at the image. The passes themselves are in `passes`.
 
 torch.utils.checkpoint cannot do this: it runs its function once over the whole input.
 """
@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from streamplan.errors import DoubleBackwardError, StaleStateError
+from streamplan.runtime.passes import backward_pass, forward_pass
 from streamplan.runtime.segment import Segment
-from streamplan.runtime.tile import Tile
 
 OnTile = Callable[[str, int, int], None]
 """Called with the phase ("forward" or "backward"), tiles done, and the number of tiles."""
@@ -58,10 +58,12 @@ class _Call:
         count = len(self.segment.part.input_maps)
         return list(tensors[:count]), dict(zip(self.segment.smalls, tensors[count:], strict=True))
 
-    def report(self, phase: str, done: int) -> None:
-        """Tell the progress callback, if there is one."""
-        if self.on_tile is not None:
-            self.on_tile(phase, done, self.segment.num_tiles)
+    def reporter(self, phase: str) -> Callable[[int], None]:
+        """The progress callback of one pass."""
+        if self.on_tile is None:
+            return lambda done: None
+        on_tile = self.on_tile
+        return lambda done: on_tile(phase, done, self.segment.num_tiles)
 
 
 def stream_segment(
@@ -93,17 +95,10 @@ class _StreamedSegment(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         maps, smalls = call.split(tensors)
-        outputs: dict[str, Tensor] = {}
-        for done, index in enumerate(call.segment.tile_indices()):
-            tile = Tile(call.segment, index)
-            blocks = _run_tile(call.segment, tile, maps, smalls)
-            for (name, spec), block in zip(call.segment.outputs.items(), blocks, strict=True):
-                if name not in outputs:
-                    outputs[name] = block.new_empty(spec.shape)
-                outputs[name][tile.slices(name, blocks=True)] = block  # [1]
-            call.report("forward", done + 1)
+        keep = any(ctx.needs_input_grad)
+        outputs, ctx.carries = forward_pass(call.segment, maps, smalls, call.reporter("forward"), keep=keep)
         ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
-        return tuple(outputs.values())
+        return tuple(outputs[name] for name in call.segment.outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -120,17 +115,20 @@ class _StreamedSegment(torch.autograd.Function):
         call: _Call = ctx.call
         needs: tuple[bool, ...] = ctx.needs_input_grad[1:]
         maps, smalls = call.split(saved)
-        num_maps = len(maps)
+        names = call.segment.part.input_maps
         leaves = {
             name: tensor.detach().requires_grad_(need)
-            for (name, tensor), need in zip(smalls.items(), needs[num_maps:], strict=True)
+            for (name, tensor), need in zip(smalls.items(), needs[len(maps) :], strict=True)
         }
-        map_gradients = [torch.zeros_like(x) if need else None for x, need in zip(maps, needs, strict=False)]
+        map_gradients = {name: torch.zeros_like(x) for name, x, need in zip(names, maps, needs, strict=False) if need}
+        seeds = {name: g for name, g in zip(call.segment.outputs, gradients, strict=True) if g is not None}
         with call.autocast.enter():
-            for done, index in enumerate(call.segment.tile_indices()):
-                _backward_tile(call.segment, index, maps, leaves, gradients, map_gradients)
-                call.report("backward", done + 1)
-        return (*map_gradients, *(leaf.grad for leaf in leaves.values()))
+            carries, ctx.carries = ctx.carries, None
+            if carries is None:  # a second backward pass through the same forward pass
+                _, carries = forward_pass(call.segment, maps, smalls, lambda done: None, keep=True)
+            report = call.reporter("backward")
+            backward_pass(call.segment, maps, leaves, seeds, map_gradients, carries, report)
+        return (*(map_gradients.get(name) for name in names), *(leaf.grad for leaf in leaves.values()))
 
 
 class _FirstDerivative(torch.autograd.Function):
@@ -173,39 +171,3 @@ def _saved_tensors(ctx: FunctionCtx) -> tuple[Tensor, ...]:
             do="call backward() before optimizer.step(), load_state_dict() or changing the image in place",
         ) from error
     return saved
-
-
-def _run_tile(segment: Segment, tile: Tile, maps: Sequence[Tensor], smalls: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    regions = [x[tile.slices(name)] for x, name in zip(maps, segment.part.input_maps, strict=True)]
-    return segment.tile(tile, smalls, *regions)
-
-
-def _backward_tile(
-    segment: Segment,
-    index: tuple[int, ...],
-    maps: Sequence[Tensor],
-    leaves: Mapping[str, Tensor],
-    gradients: Sequence[Tensor | None],
-    map_gradients: Sequence[Tensor | None],
-) -> None:
-    """Compute one tile again and add its gradients to `leaves` and `map_gradients`."""
-    tile = Tile(segment, index)
-    names = segment.part.input_maps
-    with torch.enable_grad():
-        regions = [
-            x[tile.slices(name)].detach().requires_grad_(total is not None)
-            for x, name, total in zip(maps, names, map_gradients, strict=True)
-        ]
-        blocks = segment.tile(tile, leaves, *regions)  # [2]
-    seeded = [
-        (block, gradient[tile.slices(name, blocks=True)])
-        for name, block, gradient in zip(segment.outputs, blocks, gradients, strict=True)
-        if gradient is not None and block.requires_grad
-    ]
-    if not seeded:
-        return
-    wanted = [tensor for tensor in (*leaves.values(), *regions) if tensor.requires_grad]
-    torch.autograd.backward([block for block, _ in seeded], [seed for _, seed in seeded], inputs=wanted)  # [3]
-    for name, region, total in zip(names, regions, map_gradients, strict=True):
-        if total is not None and region.grad is not None:
-            total[tile.slices(name)] += region.grad  # [4]

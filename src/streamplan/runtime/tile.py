@@ -6,15 +6,20 @@ return a tensor; the last argument names the call on whose behalf they act.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from streamplan.analysis.regions import AxisStep
+from streamplan.errors import RuleError
 from streamplan.geometry import (
     AveragingWindow,
     AxisMap,
     FoldedPadding,
+    FoldedWindow,
     IndexTable,
     Interval,
     LinearResize,
@@ -22,6 +27,10 @@ from streamplan.geometry import (
 )
 from streamplan.runtime.segment import Segment
 
+CarryKey = tuple[str, int]
+"""Name of a carried value, and the axis it is carried along."""
+NOTHING_RECEIVED: Mapping[CarryKey, Tensor] = MappingProxyType({})
+"""What the first tile, and every tile that computes its halo again, receives."""
 _REDUCED = (torch.float16, torch.bfloat16)
 """Dtypes in which torch interpolates in float32."""
 
@@ -29,8 +38,12 @@ _REDUCED = (torch.float16, torch.bfloat16)
 class Tile:
     """Crops, border padding and global positions of one tile."""
 
-    def __init__(self, segment: Segment, index: tuple[int, ...]) -> None:
+    def __init__(
+        self, segment: Segment, index: tuple[int, ...], received: Mapping[CarryKey, Tensor] = NOTHING_RECEIVED
+    ) -> None:
         self._segment = segment
+        self._received = received
+        self.handed: dict[CarryKey, Tensor] = {}
         self.steps: tuple[AxisStep, ...] = tuple(s.steps[i] for s, i in zip(segment.schedules, index, strict=True))
 
     def slices(self, name: str, *, blocks: bool = False) -> tuple[slice, ...]:
@@ -42,10 +55,31 @@ class Tile:
             index[dim] = slice(interval.start, interval.stop)
         return tuple(index)
 
-    def window(self, x: Tensor, reader: str, *, source: str | None = None, fill: float = 0.0) -> Tensor:
+    def has(self, name: str) -> bool:
+        """Whether there is anything of a value to compute; with carried halos the first tiles do not reach far."""
+        return not any(step.computed[name].is_empty for step in self.steps)
+
+    def join(self, x: Tensor | None, name: str) -> Tensor | None:
+        """The new block of a carried value with the samples carried to it; notes what is carried on.
+
+        One axis after the other, outermost first: along each, what was received, then what is new.
+        """
+        for axis, (dim, step) in enumerate(zip(self._segment.dims[name], self.steps, strict=True)):
+            received = self._received.get((name, axis))
+            if received is not None:
+                x = received if x is None else torch.cat([received, x], dim)
+            carried_on = step.carried_out[name]
+            if x is not None and not carried_on.is_empty:
+                span = carried_on.relative_to(step.carried_in[name].start)
+                self.handed[name, axis] = x.narrow(dim, span.start, span.size)
+        return x
+
+    def window(self, x: Tensor | None, reader: str, *, source: str | None = None, fill: float = 0.0) -> Tensor:
         """What `reader` reads of the region `x`: cropped, and padded with `fill` by what lies outside the map."""
         key = (reader, source or self._segment.first_source[reader])
         dims = self._segment.dims[key[1]]
+        if x is None:  # nothing there yet, and every window lies in padding
+            x = self._segment.empty(key[1])
         border = [(0, 0)] * x.dim()
         for dim, step in zip(dims, self.steps, strict=True):
             read = step.reads[key]
@@ -55,8 +89,10 @@ class Tile:
             border[dim] = (read.before, read.after)
         return pad_constant(x, border, fill)
 
-    def block(self, x: Tensor, name: str) -> Tensor:
-        """The part of a cut value's region that this tile contributes."""
+    def block(self, x: Tensor | None, name: str) -> Tensor | None:
+        """The part of a cut value's region that this tile contributes; None if it contributes nothing."""
+        if x is None or any(step.blocks[name].is_empty for step in self.steps):
+            return None
         for dim, step in zip(self._segment.dims[name], self.steps, strict=True):
             x = _narrow(x, dim, step.blocks[name].relative_to(step.regions[name].start))
         return x
@@ -69,7 +105,7 @@ class Tile:
         edge = self._segment.edges[call, self._segment.first_source[call]]
         sizes, cuts = list(shape), []
         for dim, step, axis_map in zip(self._segment.dims[call], self.steps, edge.axis_maps, strict=True):
-            covered = region = step.regions[call]
+            covered = region = step.computed[call]
             if isinstance(axis_map, ScatterWindow):
                 covered = axis_map.push(step.reads[edge.key].span)
             sizes[dim] = covered.size
@@ -85,7 +121,7 @@ class Tile:
         border = [(0, 0)] * x.dim()
         for dim, step, axis_map in zip(self._segment.dims[call], self.steps, edge.axis_maps, strict=True):
             assert isinstance(axis_map, ScatterWindow)
-            region = step.regions[call]
+            region = step.computed[call]
             covered = axis_map.push(step.reads[edge.key].span)
             start = min(max(region.start, covered.start), region.stop)
             stop = max(min(region.stop, covered.stop), start)
@@ -108,8 +144,25 @@ class Tile:
     def gather(self, x: Tensor, call: str) -> Tensor:
         """Look the call's region up position by position."""
         for dim, out, axis_map in self._lookups(call):
-            assert isinstance(axis_map, IndexTable | FoldedPadding)
+            assert isinstance(axis_map, IndexTable | FoldedPadding | FoldedWindow)
             x = _select(x, dim, axis_map.indices(out), self._origin(call, dim))
+        return x
+
+    def expect(self, x: Tensor, call: str) -> Tensor:
+        """Check that what a registered rule computed has the extents of the call's region.
+
+        Raises:
+            RuleError: It has not.
+        """
+        regions = [step.computed[call] for step in self.steps]
+        found = tuple(x.shape[dim] for dim in self._segment.dims[call] if dim < x.dim())
+        if found != tuple(region.size for region in regions):
+            raise RuleError(
+                f"the rule of {call} computed {_by(found)} positions instead of {_by(r.size for r in regions)}",
+                where=f"{call}, in the tile that computes {' x '.join(map(str, regions))} of it",
+                why="`run` gets the region that the rule says is read, its border in place, and must not pad it again",
+                do="make `run` return exactly the positions whose windows lie inside the region, or correct the window",
+            )
         return x
 
     def lerp(self, x: Tensor, call: str) -> Tensor:
@@ -130,7 +183,7 @@ class Tile:
     def _lookups(self, call: str) -> list[tuple[int, Interval, AxisMap]]:
         """Dimension, region and axis map of each axis of a call that reads one map."""
         edge = self._segment.edges[call, self._segment.first_source[call]]
-        regions = [step.regions[call] for step in self.steps]
+        regions = [step.computed[call] for step in self.steps]
         return list(zip(self._segment.dims[call], regions, edge.axis_maps, strict=True))
 
     def _origin(self, call: str, dim: int) -> int:
@@ -149,6 +202,10 @@ def pad_constant(x: Tensor, border: list[tuple[int, int]], fill: float) -> Tenso
         value = torch.iinfo(x.dtype).min
     flat = [amount for pair in reversed(border) for amount in pair]
     return F.pad(x, flat, value=value)
+
+
+def _by(extents: Iterable[int]) -> str:
+    return " x ".join(map(str, extents))
 
 
 def _inside(inside: Interval, covered: Interval) -> Interval:

@@ -1,0 +1,225 @@
+"""The schedule with carried halos: every streamed value is computed once, in steps that the image drives.
+
+One axis at a time. After step i value v exists up to its frontier E_v(i); the step computes the new block
+[E_v(i-1), E_v(i)) and nothing else, and finds [K_v(i-1), E_v(i-1)) carried over from the step before:
+
+    conv k3 p1 on 8 samples, two steps of 4:   step 1 computes [0, 3) from [0, 4), carries [2, 4) of its input
+                                               step 2 computes [3, 8) from [2, 8)
+
+    E_v(i)  the longest prefix computable from what exists after step i
+    K_v(i)  the first position that any later step reads, or E_v(i) if none reads back
+
+A cheap operation that reads the same position (ReLU, BatchNorm) is run again on carried samples rather than carried
+itself: it belongs to the *cluster* of the value it starts from, the cluster's root, and has the root's frontier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamplan.analysis.regions import AxisStep, EdgeKey, StreamedEdge, StreamedPart, pull_regions
+from streamplan.analysis.schedule import AxisSchedule
+from streamplan.geometry import IDENTITY, AxisRead, Interval, read_axis
+
+_NOTHING = Interval(0, 0)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Values grouped with the cheap pointwise operations on them."""
+
+    root: Mapping[str, str]
+    """Root of every value's cluster; a value computed by anything else is its own root."""
+
+    def is_inside(self, edge: StreamedEdge) -> bool:
+        """Whether a read stays within one cluster: it reads all that is at hand."""
+        return self.root[edge.reader] == self.root[edge.source] and self.root[edge.reader] != edge.reader
+
+
+def find_clusters(part: StreamedPart, cheap: frozenset[str]) -> Clusters:
+    """Group values; `cheap` names the calls without arithmetic to speak of."""
+    root = {name: name for name in part.input_maps}
+    edges: dict[str, list[StreamedEdge]] = {}
+    for edge in part.edges:
+        edges.setdefault(edge.reader, []).append(edge)
+    for name in part.order:
+        (first, *others) = edges[name]
+        same_position = not others and all(axis_map == IDENTITY for axis_map in first.axis_maps)
+        root[name] = root[first.source] if same_position and name in cheap else name
+    return Clusters(root)
+
+
+def schedule_carried_axis(
+    part: StreamedPart, clusters: Clusters, axis: int, boundaries: tuple[int, ...]
+) -> AxisSchedule:
+    """The steps that follow when the image arrives in the given pieces.
+
+    Args:
+        part: The streamed part.
+        clusters: Its clusters.
+        axis: Image axis.
+        boundaries: Positions of the first input map that end each step, from 0 to its extent.
+    """
+    frontiers = _frontiers(part, clusters, axis, boundaries)
+    blocks = [_blocks(frontiers, step) for step in range(1, len(boundaries))]
+    reads = [_reads(part, clusters, axis, new) for new in blocks]
+    carries = _carries(part, clusters, frontiers, reads)
+    steps = []
+    for index, (new, read) in enumerate(zip(blocks, reads, strict=True)):
+        steps.append(_axis_step(part, clusters, new, read, carries[index], carries[index + 1]))
+    return AxisSchedule(boundaries, tuple(steps))
+
+
+def _needs(part: StreamedPart, axis: int) -> Mapping[str, Interval]:
+    """The positions of every value that the whole cut demands."""
+    whole = {name: Interval(0, part.extents[name][axis]) for name in part.frontier}
+    return pull_regions(part, axis, whole).regions
+
+
+def _frontiers(part: StreamedPart, clusters: Clusters, axis: int, boundaries: tuple[int, ...]) -> list[dict[str, int]]:
+    """E_v(i) of every root, for i = 0 (before the first step) to the last step."""
+    needs = _needs(part, axis)
+    roots = [name for name in (*part.input_maps, *part.order) if clusters.root[name] == name]
+    edges: dict[str, list[StreamedEdge]] = {name: [] for name in roots}
+    for edge in part.edges:
+        if not clusters.is_inside(edge):
+            edges[edge.reader].append(edge)
+    cluster_needs = _cluster_needs(needs, clusters)
+    first = part.extents[part.input_maps[0]][axis]
+    state = {name: cluster_needs[name].start for name in roots}
+    frontiers = [dict(state)]
+    for boundary in boundaries[1:]:
+        for name in part.input_maps:
+            extent = part.extents[name][axis]
+            state[name] = max(state[name], min(boundary * extent // first, cluster_needs[name].stop))
+        for name in roots:
+            if name not in part.input_maps:
+                state[name] = _longest_prefix(part, clusters, axis, edges[name], state, cluster_needs[name].stop)
+        frontiers.append(dict(state))
+    return frontiers
+
+
+def _cluster_needs(needs: Mapping[str, Interval], clusters: Clusters) -> dict[str, Interval]:
+    """Demand of each root: the hull over its cluster."""
+    hulls: dict[str, Interval] = {}
+    for name, need in needs.items():
+        root = clusters.root[name]
+        known = hulls.get(root, need)
+        hulls[root] = Interval(min(known.start, need.start), max(known.stop, need.stop))
+    return hulls
+
+
+def _longest_prefix(
+    part: StreamedPart,
+    clusters: Clusters,
+    axis: int,
+    edges: list[StreamedEdge],
+    state: Mapping[str, int],
+    limit: int,
+) -> int:
+    """The largest frontier of the edges' reader whose new block reads only what exists."""
+    start = state[edges[0].reader]
+
+    def computable(stop: int) -> bool:
+        for edge in edges:
+            read = read_axis(edge.axis_maps[axis], Interval(start, stop), part.extents[edge.source][axis])
+            if not read.span.is_empty and read.span.stop > state[clusters.root[edge.source]]:
+                return False
+        return True
+
+    low, high = start, limit
+    if high > low and computable(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if computable(middle) else (low, middle)
+    return low
+
+
+def _blocks(frontiers: list[dict[str, int]], step: int) -> dict[str, Interval]:
+    """New block of every root in a step counted from 1."""
+    return {name: Interval(frontiers[step - 1][name], stop) for name, stop in frontiers[step].items()}
+
+
+def _reads(part: StreamedPart, clusters: Clusters, axis: int, new: Mapping[str, Interval]) -> dict[EdgeKey, AxisRead]:
+    """What the new blocks of one step read, for edges between clusters."""
+    reads = {}
+    for edge in part.edges:
+        if clusters.is_inside(edge):
+            continue
+        block = new[edge.reader]
+        extent = part.extents[edge.source][axis]
+        empty = AxisRead(_NOTHING, before=0, after=0)
+        reads[edge.key] = empty if block.is_empty else read_axis(edge.axis_maps[axis], block, extent)
+    return reads
+
+
+def _carries(
+    part: StreamedPart,
+    clusters: Clusters,
+    frontiers: list[dict[str, int]],
+    reads: list[dict[EdgeKey, AxisRead]],
+) -> list[dict[str, Interval]]:
+    """[K_v(i), E_v(i)) of every root, for i = 0 to the last step; the image is read directly and carries nothing."""
+    carries: list[dict[str, Interval]] = []
+    first_read = dict(frontiers[-1])
+    for step in reversed(range(len(frontiers))):
+        carries.append({n: Interval(min(first_read[n], stop), stop) for n, stop in frontiers[step].items()})
+        if step > 0:
+            for (_, source), read in reads[step - 1].items():
+                root = clusters.root[source]
+                if not read.span.is_empty:
+                    first_read[root] = min(first_read[root], read.span.start)
+    carries.reverse()
+    return carries
+
+
+def _axis_step(
+    part: StreamedPart,
+    clusters: Clusters,
+    new: Mapping[str, Interval],
+    reads: Mapping[EdgeKey, AxisRead],
+    carried_in: Mapping[str, Interval],
+    carried_out: Mapping[str, Interval],
+) -> AxisStep:
+    """One step in the form the runtime reads."""
+    regions, computed = {}, {}
+    for name in (*part.input_maps, *part.order):
+        root = clusters.root[name]
+        regions[name] = Interval(carried_in[root].start, new[root].stop)
+        computed[name] = new[root] if root == name else regions[name]
+    inside = {
+        edge.key: AxisRead(regions[edge.source], before=0, after=0) for edge in part.edges if clusters.is_inside(edge)
+    }
+    own = [name for name in part.order if clusters.root[name] == name]
+    return AxisStep(
+        blocks={name: new[clusters.root[name]] for name in part.frontier},
+        regions=regions,
+        reads={**reads, **inside},
+        computed=computed,
+        carried_in={name: carried_in[name] for name in own},
+        carried_out={name: carried_out[name] for name in own},
+    )
+
+
+@dataclass(frozen=True)
+class Carrying:
+    """What the program of a tile must do about carried halos."""
+
+    whole_reads: frozenset[EdgeKey]
+    """Reads of all that is at hand of a value."""
+    carried: frozenset[str]
+    """Values of which some step hands samples on."""
+    sometimes_empty: frozenset[str]
+    """Values of which some tile computes nothing."""
+
+
+def find_carrying(part: StreamedPart, clusters: Clusters, schedules: tuple[AxisSchedule, ...]) -> Carrying:
+    """Collect what schedules of all axes have in common."""
+    steps = [step for schedule in schedules for step in schedule.steps]
+    return Carrying(
+        whole_reads=frozenset(edge.key for edge in part.edges if clusters.is_inside(edge)),
+        carried=frozenset(name for step in steps for name, out in step.carried_out.items() if not out.is_empty),
+        sometimes_empty=frozenset(name for step in steps for name in part.order if step.computed[name].is_empty),
+    )

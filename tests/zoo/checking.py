@@ -1,0 +1,176 @@
+"""One net of the zoo, planned, tiled and verified; in a process of its own, under a time limit.
+
+    build -> float64, eval mode, random weights fitted to the image -> plan -> cut and tile size -> verify -> Outcome
+
+The latest cut is taken if it divides into at least two tiles at the entry's image size, else the latest of the earlier
+cuts that does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import streamplan
+from streamplan.errors import StreamPlanError
+from tests.nets.randomize import randomize_
+from tests.zoo.monai_nets import ZOO, ZooNet
+
+RTOL = 1e-10
+"""Largest relative error that counts as exact."""
+
+TIME_LIMIT_SECONDS = 90
+"""For one net, its process included."""
+
+_TILE_FRACTIONS = (0.3, 0.6, 0.0)
+"""Tile sizes to try, as shares of the way from the smallest feasible one to the whole image."""
+
+_FEWEST_TILES, _MOST_TILES = 2, 40
+
+_MOST_CUTS_TRIED = 8
+"""Earlier cuts to try: each takes a trace of the net."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one net."""
+
+    verdict: str
+    """`verified`, `refused`, `wrong`, `crashed`, `slow`, or `not built` if MONAI itself cannot build or run the net."""
+    reason: str = ""
+    """Error class and what it says, in one line; empty if verified."""
+    cut: str = ""
+    """Module paths of the cut values."""
+    is_latest_cut: bool = True
+    streamed_bytes_share: float = 0.0
+    """Share of the plain net's activation bytes that is streamed."""
+    streamed_flops_share: float = 0.0
+    """Share of its forward FLOPs."""
+    num_tiles: int = 0
+    error: float = 0.0
+    """The worst relative error of all tensors."""
+    barrier: str = ""
+    """The first operation that ends the local part; empty if the net is local to its end."""
+    seconds: float = 0.0
+
+
+def check_in_process(name: str, limit_seconds: float = TIME_LIMIT_SECONDS) -> Outcome:
+    """`check` in a process of its own; one that takes longer than the limit is ended."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.zoo.checking"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_outcome, args=(name, sender))
+    started = time.monotonic()
+    process.start()
+    sender.close()
+    try:
+        outcome: Outcome = (
+            receiver.recv() if receiver.poll(limit_seconds) else Outcome("slow", f"over {limit_seconds:.0f} s")
+        )
+    except EOFError:
+        outcome = Outcome("crashed", "the process ended without a result")
+    process.kill()
+    process.join()
+    return Outcome(**{**vars(outcome), "seconds": time.monotonic() - started})
+
+
+def _send_outcome(name: str, sender: Connection) -> None:
+    warnings.simplefilter("ignore")  # constructors warn about their own defaults
+    torch.set_num_threads(1)
+    sender.send(check(ZOO[name]))
+
+
+def check(entry: ZooNet) -> Outcome:
+    """Plan and verify one net."""
+    try:
+        arguments = entry.arguments()
+        model = _random_model(entry, arguments)
+    except Exception as problem:  # noqa: BLE001 - whatever MONAI raises ends up in the table
+        return Outcome("not built", _one_line(problem))
+    try:
+        return _plan_and_verify(model, arguments)
+    except StreamPlanError as problem:
+        return Outcome("refused", _one_line(problem))
+    except Exception as problem:  # noqa: BLE001 - an untyped error is a bug, which the table shows
+        return Outcome("crashed", _one_line(problem))
+
+
+class _OfImage(nn.Module):
+    """A net as a function of its first argument."""
+
+    def __init__(self, model: nn.Module, others: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.others = others
+
+    def forward(self, image: Any) -> Any:
+        return self.model(image, *self.others)
+
+
+def _random_model(entry: ZooNet, arguments: tuple[Any, ...]) -> nn.Module:
+    torch.manual_seed(1)
+    model = entry.build().double().eval()
+    randomize_(_OfImage(model, arguments[1:]), seed=1, sample=arguments[0])
+    return model
+
+
+def _plan_and_verify(model: nn.Module, arguments: tuple[Any, ...]) -> Outcome:
+    latest = streamplan.plan(model, example_inputs=arguments)
+    plan = next(_tiled_plans(model, arguments, latest), latest)
+    report = streamplan.verify(model, inputs=arguments, plan=plan, rtol=RTOL, raise_exception=False)
+    costs = plan.costs
+    return Outcome(
+        "verified" if report.passed else "wrong",
+        "" if report.passed else f"{report.worst.kind} {report.worst.name}",
+        cut=_cut_text(plan),
+        is_latest_cut=plan.cut == latest.cut,
+        streamed_bytes_share=costs.streamed_activation_bytes / max(costs.activation_bytes, 1),
+        streamed_flops_share=costs.streamed_flops / max(costs.flops, 1),
+        num_tiles=report.plan.num_tiles,
+        error=report.worst.error,
+        barrier=latest.barriers[0].reason.split(":")[0] if latest.barriers else "",
+    )
+
+
+def _tiled_plans(
+    model: nn.Module, arguments: tuple[Any, ...], latest: streamplan.Plan
+) -> Iterator[streamplan.Plan]:
+    """Plans with more than one tile, those with the latest cut first."""
+    extents = latest.input_size[2:]
+    earlier = [
+        candidate.values
+        for candidate in reversed(latest.cuts)
+        if candidate.values != latest.cut and any(map(int.__lt__, candidate.receptive_field, extents))
+    ]
+    for cut in ("latest", *earlier[:_MOST_CUTS_TRIED]):
+        smallest = streamplan.plan(model, example_inputs=arguments, cut=cut).smallest_tile_size
+        for fraction in _TILE_FRACTIONS:
+            tile_size = tuple(
+                round(least + fraction * max(extent - least, 0))
+                for least, extent in zip(smallest, extents, strict=True)
+            )
+            plan = streamplan.plan(model, example_inputs=arguments, tile_size=tile_size, cut=cut)
+            if _FEWEST_TILES <= plan.num_tiles <= _MOST_TILES:
+                yield plan
+
+
+def _cut_text(plan: streamplan.Plan) -> str:
+    """Module path of a cut, or the number of its values."""
+    if len(plan.cut) > 1:
+        return f"{len(plan.cut)} values, the last {plan.chosen.module_path or plan.cut[-1]}"
+    return plan.chosen.module_path or plan.cut[0]
+
+
+def _one_line(problem: BaseException) -> str:
+    """Error class, what and why."""
+    parts = [problem.what, problem.why] if isinstance(problem, StreamPlanError) else [str(problem)]
+    text = ": ".join(part.splitlines()[0] for part in parts if part)
+    return f"{type(problem).__name__}: {text}"
