@@ -120,6 +120,10 @@ class VerificationError(StreamPlanError, AssertionError):
     """The streamed net differs from the plain net by more than the tolerance."""
 
 
+class ProbeMismatchError(StreamPlanError):
+    """What a rule says an operation reads differs from what the averaging-kernel probe finds."""
+
+
 class RuleTargetError(StreamPlanError, TypeError):
     """`register_rule` was given something that cannot have a rule, or something that is not a rule."""
 

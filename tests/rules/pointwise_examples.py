@@ -140,4 +140,31 @@ _LAYERS = [
     function("dropout", "p=0 in training", lambda net, x: F.dropout(x, 0.0) * 2, _SMALL),
 ]
 
-POINTWISE = (*_UNARY, *_ARITHMETIC, *_JOINS, *_LAYERS)
+_CHANNELS = [
+    function("flip", "channels", lambda net, x: x.flip(1) * 2, SIZE_2D),
+    function("roll", "channels", lambda net, x: torch.roll(x, 2, 1) + x, SIZE_2D),
+    function("glu", "channels", lambda net, x: F.glu(x, 1), (2, 4, 7, 9)),
+    function("normalize", "channels", lambda net, x: F.normalize(x, dim=1), SIZE_2D),
+    function("std", "channels", lambda net, x: x.std(1, keepdim=True), SIZE_2D),
+    function("var", "channels", lambda net, x: x.var(1), SIZE_2D),
+    function("masked_fill", "number", lambda net, x: x.masked_fill(x > 0.4, -1.0), SIZE_2D),
+    function("stack", "new dimension", lambda net, x: torch.stack([x, x.sin()], 1).sum(1), SIZE_2D),
+    function("view", "split channels", lambda net, x: x.view(2, 2, 2, 7, 9).sum(1), (2, 4, 7, 9)),
+    example("local_response_norm", "size 3", lambda: nn.LocalResponseNorm(3, alpha=0.5), SIZE_2D),
+]
+
+
+def _with_order() -> nn.Module:
+    net = Net(lambda net, x: x.index_select(1, net.order))
+    net.register_buffer("order", torch.tensor([2, 0, 0]))
+    return net
+
+
+POINTWISE = (
+    *_CHANNELS,
+    example("index_select", "channels", _with_order, SIZE_2D),
+    *_UNARY,
+    *_ARITHMETIC,
+    *_JOINS,
+    *_LAYERS,
+)

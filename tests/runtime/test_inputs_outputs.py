@@ -151,3 +151,13 @@ def test_a_dilated_transposed_convolution_with_gaps_beside_a_skip() -> None:
     up = nn.ConvTranspose1d(3, 4, 2, stride=4, dilation=3, output_padding=1)
     model = net(forward, up=up, down=nn.Conv1d(3, 4, 3, padding=1))
     assert assert_streams_like_plain(model, [draw(2, 3, 23)], 14).plan.num_tiles > 1
+
+
+def test_a_transposed_convolution_whose_input_is_read_twice() -> None:
+    # At the ends of the map its pull reaches beyond the input, where there is nothing to pad.
+    def forward(n: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.tanh(x)
+        return n.up(y), F.avg_pool1d(y, 2)
+
+    model = net(forward, up=nn.ConvTranspose1d(3, 4, 5, stride=2, padding=1))
+    assert assert_streams_like_plain(model, [draw(2, 3, 22)], 8).plan.num_tiles > 1

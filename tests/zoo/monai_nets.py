@@ -8,14 +8,13 @@ a large receptive field still has more than one tile while the net beside it sta
 from __future__ import annotations
 
 import functools
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MONAI's own imports warn
@@ -40,7 +39,9 @@ class ZooNet:
     """The normalisation it has: its default's name, or `batch` where that is an option."""
     build: Callable[[], nn.Module]
     arguments: Callable[[], tuple[Any, ...]]
-    """Makes the arguments of a call, the image first."""
+    """Makes the arguments of a call, the image first, in float64."""
+    dtype: torch.dtype = torch.float64
+    """What the net can compute in: some nets of MONAI convert to float32 themselves."""
 
     @property
     def name(self) -> str:
@@ -56,6 +57,7 @@ NOT_NETS: dict[str, str] = {
     "BertMixedLayer": "a layer over tokens; needs transformers",
     "BertOutput": "a layer over tokens; needs transformers",
     "BertPreTrainedModel": "a base class; needs transformers",
+    "DAF3D": "needs torchvision",
     "DecoderOnlyTransformer": "reads tokens, not an image",
     "FullyConnectedNet": "reads vectors, not an image",
     "HyenaNDUNETR": "needs nvsubquadratic",
@@ -64,6 +66,7 @@ NOT_NETS: dict[str, str] = {
     "PatchMergingV2": "a layer of SwinUNETR over channels-last tokens",
     "Pooler": "a layer over tokens",
     "TopologyConstruction": "a base class without a forward pass of its own",
+    "TopologyInstance": "part of DiNTS, which is here",
     "TorchVisionFCModel": "needs torchvision",
     "Transchex": "needs transformers",
     "VarFullyConnectedNet": "reads vectors, not an image",
@@ -87,6 +90,7 @@ def zoo_net(  # noqa: PLR0913 - every option is a keyword
     norm: str = "none",
     batch: dict[str, Any] | None = None,
     arguments: Arguments = image_only,
+    dtype: torch.dtype = torch.float64,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register a factory.
 
@@ -97,15 +101,17 @@ def zoo_net(  # noqa: PLR0913 - every option is a keyword
         norm: Name of the default normalisation.
         batch: Arguments of the factory that ask for batch normalisation; None if the net has no such option.
         arguments: Makes the arguments of a call from a size.
+        dtype: What the net can compute in.
     """
 
     def register(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        for size in filter(None, (size_2d, size_3d)):
-            num_axes = len(size) - 2
+        for num_axes, size in ((2, size_2d), (3, size_3d)):
+            if size is None:
+                continue
             for name, options in ((norm, {}), ("batch", batch)):
                 if options is not None:
                     build = functools.partial(factory, num_axes, size, **options)
-                    entry = ZooNet(net, num_axes, name, build, functools.partial(arguments, size))
+                    entry = ZooNet(net, num_axes, name, build, functools.partial(arguments, size), dtype)
                     assert entry.name not in ZOO
                     ZOO[entry.name] = entry
         return factory
@@ -116,7 +122,7 @@ def zoo_net(  # noqa: PLR0913 - every option is a keyword
 # ------------------------------------------------------------------------------------------------------- segmentation
 
 
-@zoo_net("AHNet", (1, 1, 128, 32), (1, 1, 96, 32, 32), norm="batch")
+@zoo_net("AHNet", (1, 1, 416, 32), (1, 1, 416, 32, 32), norm="batch")
 def ahnet(num_axes: int, _size: Size) -> nn.Module:
     return nets.AHNet((1, 1, 1, 1), num_axes, 1, 2, psp_block_num=1)
 
@@ -126,19 +132,14 @@ def attention_unet(num_axes: int, _size: Size) -> nn.Module:
     return nets.AttentionUnet(num_axes, 1, 2, (2, 4, 8), (2, 2))
 
 
-@zoo_net("BasicUNet", (1, 1, 256, 32), (1, 1, 160, 16, 16), norm="instance", batch={"norm": "batch"})
+@zoo_net("BasicUNet", (1, 1, 256, 32), (1, 1, 224, 16, 16), norm="instance", batch={"norm": "batch"})
 def basic_unet(num_axes: int, _size: Size, **options: Any) -> nn.Module:
     return nets.BasicUNet(num_axes, 1, 2, features=(2, 2, 4, 4, 8, 2), **options)
 
 
-@zoo_net("BasicUNetPlusPlus", (1, 1, 256, 32), (1, 1, 160, 16, 16), norm="instance", batch={"norm": "batch"})
+@zoo_net("BasicUNetPlusPlus", (1, 1, 256, 32), (1, 1, 224, 16, 16), norm="instance", batch={"norm": "batch"})
 def basic_unet_plus_plus(num_axes: int, _size: Size, **options: Any) -> nn.Module:
     return nets.BasicUNetPlusPlus(num_axes, 1, 2, features=(2, 2, 4, 4, 8, 2), **options)
-
-
-@zoo_net("DAF3D", None, (1, 1, 40, 24, 24), norm="group")
-def daf3d(_num_axes: int, _size: Size) -> nn.Module:
-    return nets.DAF3D(1, 1)
 
 
 def _dints_topology(num_axes: int, topology: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
@@ -164,7 +165,7 @@ def dyn_unet(num_axes: int, _size: Size, **options: Any) -> nn.Module:
     )
 
 
-@zoo_net("FlexibleUNet", (1, 1, 128, 32), (1, 1, 64, 32, 32), norm="batch")
+@zoo_net("FlexibleUNet", (1, 1, 416, 32), (1, 1, 416, 32, 32), norm="batch")
 def flexible_unet(num_axes: int, _size: Size) -> nn.Module:
     return nets.FlexibleUNet(1, 2, "resnet10", decoder_channels=(16, 8, 8, 4, 4), spatial_dims=num_axes)
 
@@ -187,7 +188,7 @@ def high_res_block(num_axes: int, _size: Size) -> nn.Module:
     return nets.HighResBlock(num_axes, 2, 4, (3, 3), dilation=2)
 
 
-@zoo_net("HoVerNet", (1, 3, 256, 256), None, norm="batch")
+@zoo_net("HoVerNet", (1, 3, 256, 256), None, norm="batch")  # the only size it takes
 def hover_net(_num_axes: int, _size: Size) -> nn.Module:
     return nets.HoVerNet("fast", 3, 2, 3, decoder_padding=True)
 
@@ -197,9 +198,9 @@ def med_next(num_axes: int, _size: Size) -> nn.Module:
     return nets.MedNeXt(num_axes, 2, 1, 2, kernel_size=3, blocks_down=(1, 1), blocks_bottleneck=1, blocks_up=(1, 1))
 
 
-@zoo_net("Quicknat", (1, 1, 128, 32), None, norm="instance", batch={"norm": "batch"})
-def quicknat(_num_axes: int, _size: Size, **options: Any) -> nn.Module:
-    return nets.Quicknat(2, 1, 4, **options)
+@zoo_net("Quicknat", (1, 1, 128, 32), None, norm="instance")  # the first blocks have it whatever `norm` says
+def quicknat(_num_axes: int, _size: Size) -> nn.Module:
+    return nets.Quicknat(2, 1, 4)
 
 
 @zoo_net("SegResNet", (1, 1, 128, 32), (1, 1, 96, 16, 16), norm="group", batch={"norm": "batch"})
@@ -217,7 +218,7 @@ def seg_res_net_ds2(num_axes: int, _size: Size) -> nn.Module:
     return nets.SegResNetDS2(num_axes, 4, 1, 2, blocks_down=(1, 1, 1))
 
 
-@zoo_net("SegResNetVAE", (1, 1, 96, 32), (1, 1, 48, 16, 16), norm="group", batch={"norm": "batch"})
+@zoo_net("SegResNetVAE", (1, 1, 96, 32), (1, 1, 96, 16, 16), norm="group", batch={"norm": "batch"})
 def seg_res_net_vae(num_axes: int, size: Size, **options: Any) -> nn.Module:
     return nets.SegResNetVAE(
         size[2:], spatial_dims=num_axes, init_filters=8, in_channels=1, out_channels=2, vae_nz=4,
@@ -278,37 +279,37 @@ def discriminator(_num_axes: int, size: Size, **options: Any) -> nn.Module:
     return nets.Discriminator(size[1:], (2, 4), (2, 2), **options)
 
 
-@zoo_net("DenseNet", (1, 1, 192, 32), (1, 1, 128, 32, 32), norm="batch", batch=None)
+@zoo_net("DenseNet", (1, 1, 192, 32), (1, 1, 128, 32, 32), norm="batch")
 def dense_net(num_axes: int, _size: Size) -> nn.Module:
     return nets.DenseNet(num_axes, 1, 3, init_features=4, growth_rate=2, block_config=(2, 2, 2))
 
 
-@zoo_net("DenseNet121", (1, 1, 512, 32), (1, 1, 160, 32, 32), norm="batch")
+@zoo_net("DenseNet121", (1, 1, 2304, 32), (1, 1, 128, 32, 32), norm="batch")
 def dense_net_121(num_axes: int, _size: Size) -> nn.Module:
     return nets.DenseNet121(num_axes, 1, 3, init_features=4, growth_rate=2)
 
 
-@zoo_net("DenseNet169", (1, 1, 512, 32), (1, 1, 160, 32, 32), norm="batch")
+@zoo_net("DenseNet169", (1, 1, 256, 32), (1, 1, 96, 32, 32), norm="batch")
 def dense_net_169(num_axes: int, _size: Size) -> nn.Module:
     return nets.DenseNet169(num_axes, 1, 3, init_features=4, growth_rate=2)
 
 
-@zoo_net("DenseNet201", (1, 1, 512, 32), (1, 1, 160, 32, 32), norm="batch")
+@zoo_net("DenseNet201", (1, 1, 256, 32), (1, 1, 96, 32, 32), norm="batch")
 def dense_net_201(num_axes: int, _size: Size) -> nn.Module:
     return nets.DenseNet201(num_axes, 1, 3, init_features=4, growth_rate=2)
 
 
-@zoo_net("DenseNet264", (1, 1, 512, 32), (1, 1, 160, 32, 32), norm="batch")
+@zoo_net("DenseNet264", (1, 1, 256, 32), (1, 1, 96, 32, 32), norm="batch")
 def dense_net_264(num_axes: int, _size: Size) -> nn.Module:
     return nets.DenseNet264(num_axes, 1, 3, init_features=4, growth_rate=2)
 
 
-_EFFICIENT_BLOCKS = ["r1_k3_s11_e1_i8_o8_se0.25", "r1_k3_s22_e2_i8_o8_se0.25", "r1_k5_s22_e2_i8_o16_se0.25"]
+_EFFICIENT_BLOCKS = ["r1_k3_s11_e1_i32_o8_se0.25", "r1_k3_s22_e2_i8_o8_se0.25", "r1_k5_s22_e2_i8_o16_se0.25"]
 
 
 @zoo_net("EfficientNet", (1, 1, 96, 32), (1, 1, 48, 16, 16), norm="batch")
 def efficient_net(num_axes: int, size: Size) -> nn.Module:
-    return nets.EfficientNet(_EFFICIENT_BLOCKS, num_axes, 1, 3, image_size=size[2:])
+    return nets.EfficientNet(_EFFICIENT_BLOCKS, num_axes, 1, 3, image_size=max(size[2:]))
 
 
 @zoo_net("EfficientNetBN", (1, 1, 96, 32), (1, 1, 48, 32, 32), norm="batch")
@@ -337,7 +338,7 @@ def net_adapter(num_axes: int, _size: Size) -> nn.Module:
     return nets.NetAdapter(_small_resnet(num_axes), 3, num_axes, pool=pool)
 
 
-@zoo_net("PatchDiscriminator", (1, 1, 96, 64), (1, 1, 48, 32, 32), norm="batch", batch=None)
+@zoo_net("PatchDiscriminator", (1, 1, 96, 64), (1, 1, 48, 32, 32), norm="batch")
 def patch_discriminator(num_axes: int, _size: Size) -> nn.Module:
     return nets.PatchDiscriminator(num_axes, 4, 1, num_layers_d=2)
 
@@ -352,9 +353,9 @@ def regressor(_num_axes: int, size: Size, **options: Any) -> nn.Module:
     return nets.Regressor(size[1:], (2,), (2, 4), (2, 2), **options)
 
 
-def _small_resnet(num_axes: int, block: str = "basic", layers: Sequence[int] = (1, 1, 1, 1)) -> nn.Module:
+def _small_resnet(num_axes: int, block: str = "basic") -> nn.Module:
     return nets.ResNet(
-        block, list(layers), [2, 2, 4, 4], spatial_dims=num_axes, n_input_channels=1, num_classes=3, conv1_t_stride=2
+        block, [1, 1, 1, 1], [2, 2, 4, 4], spatial_dims=num_axes, n_input_channels=1, num_classes=3, conv1_t_stride=2
     )
 
 
@@ -385,7 +386,7 @@ def resnet_features(num_axes: int, _size: Size) -> nn.Module:
 
 @zoo_net("SENet", (1, 1, 96, 32), (1, 1, 48, 16, 16), norm="batch")
 def senet(num_axes: int, _size: Size) -> nn.Module:
-    return nets.SENet(num_axes, 1, "se_bottleneck", (1, 1, 1, 1), 1, 16, inplanes=8, num_classes=3)
+    return nets.SENet(num_axes, 1, "se_bottleneck", (1, 1, 1, 1), 32, 16, inplanes=8, num_classes=3)
 
 
 def _senet_of(net: str) -> Callable[[int, Size], nn.Module]:
@@ -404,12 +405,12 @@ def vit(num_axes: int, size: Size) -> nn.Module:
     return nets.ViT(1, size[2:], (8,) * num_axes, 12, 24, 2, 2, classification=True, spatial_dims=num_axes)
 
 
-def _images_of_a_list(size: Size) -> tuple[Any, ...]:
-    """A batch of images as NaViT takes it: a list of unbatched ones."""
-    return ([*image_only(size)[0]],)
+def _list_of_images(size: Size) -> tuple[Any, ...]:
+    """A batch as NaViT takes it: a list of images without a batch axis."""
+    return (list(image_only(size)[0]),)
 
 
-@zoo_net("NaViT", (1, 1, 64, 32), (1, 1, 32, 16, 16), norm="layer", arguments=_images_of_a_list)
+@zoo_net("NaViT", (1, 1, 64, 32), (1, 1, 32, 16, 16), norm="layer", arguments=_list_of_images)
 def navit(num_axes: int, size: Size) -> nn.Module:
     return nets.NaViT(size[2:], 8, 3, 12, 24, 1, 2, spatial_dims=num_axes)
 
@@ -498,7 +499,7 @@ def generator(_num_axes: int, size: Size, **options: Any) -> nn.Module:
     return nets.Generator((5,), (4, *(n // 4 for n in size[2:])), (4, 1), (2, 2), **options)
 
 
-@zoo_net("GlobalNet", (1, 2, 64, 32), (1, 2, 32, 16, 16), norm="batch")
+@zoo_net("GlobalNet", (1, 2, 64, 32), (1, 2, 32, 16, 16), norm="batch", dtype=torch.float32)
 def global_net(num_axes: int, size: Size) -> nn.Module:
     return nets.GlobalNet(list(size[2:]), num_axes, 2, 2, 2)
 
@@ -528,7 +529,7 @@ def restormer(num_axes: int, _size: Size) -> nn.Module:
 
 @zoo_net("VarAutoEncoder", (1, 1, 64, 32), (1, 1, 32, 16, 16), norm="instance", batch={"norm": "batch"})
 def var_auto_encoder(num_axes: int, size: Size, **options: Any) -> nn.Module:
-    return nets.VarAutoEncoder(num_axes, size[1:], 1, 4, (2, 4), (2, 2), **options)
+    return nets.VarAutoEncoder(num_axes, size[1:], 1, 4, (2, 4), (2, 2), use_mean_at_inference=True, **options)
 
 
 @zoo_net("ViTAutoEnc", (1, 1, 64, 32), (1, 1, 32, 16, 16), norm="layer")
@@ -552,7 +553,7 @@ def voxel_morph(num_axes: int, _size: Size) -> nn.Module:
     return nets.VoxelMorph(backbone, 2, spatial_dims=num_axes)
 
 
-@zoo_net("VQVAE", (1, 1, 96, 32), (1, 1, 64, 16, 16))
+@zoo_net("VQVAE", (1, 1, 96, 32), (1, 1, 64, 16, 16), dtype=torch.float32)
 def vqvae(num_axes: int, _size: Size) -> nn.Module:
     return nets.VQVAE(
         num_axes, 1, 1, (4, 4), 1, (4, 4), ((2, 4, 1, 1),) * 2, ((2, 4, 1, 1, 0),) * 2, num_embeddings=8, embedding_dim=4

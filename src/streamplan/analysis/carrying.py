@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamplan.analysis.regions import AxisStep, EdgeKey, StreamedEdge, StreamedPart, pull_regions
+from streamplan.analysis.regions import AxisStep, EdgeKey, StreamedEdge, StreamedPart, pull_regions, read_region
 from streamplan.analysis.schedule import AxisSchedule
-from streamplan.geometry import IDENTITY, AxisRead, Interval, read_axis
+from streamplan.geometry import IDENTITY, AxisRead, Interval
 
 _NOTHING = Interval(0, 0)
 
@@ -45,7 +45,9 @@ def find_clusters(part: StreamedPart, cheap: frozenset[str]) -> Clusters:
         edges.setdefault(edge.reader, []).append(edge)
     for name in part.order:
         (first, *others) = edges[name]
-        same_position = not others and all(axis_map == IDENTITY for axis_map in first.axis_maps)
+        # Padding or cropping behind the last position has the identity's pull, but other extents.
+        same_extents = part.extents[name] == part.extents[first.source]
+        same_position = same_extents and not others and all(axis_map == IDENTITY for axis_map in first.axis_maps)
         root[name] = root[first.source] if same_position and name in cheap else name
     return Clusters(root)
 
@@ -123,7 +125,7 @@ def _longest_prefix(
 
     def computable(stop: int) -> bool:
         for edge in edges:
-            read = read_axis(edge.axis_maps[axis], Interval(start, stop), part.extents[edge.source][axis])
+            read = read_region(edge.axis_maps[axis], Interval(start, stop), part.extents[edge.source][axis])
             if not read.span.is_empty and read.span.stop > state[clusters.root[edge.source]]:
                 return False
         return True
@@ -151,7 +153,7 @@ def _reads(part: StreamedPart, clusters: Clusters, axis: int, new: Mapping[str, 
         block = new[edge.reader]
         extent = part.extents[edge.source][axis]
         empty = AxisRead(_NOTHING, before=0, after=0)
-        reads[edge.key] = empty if block.is_empty else read_axis(edge.axis_maps[axis], block, extent)
+        reads[edge.key] = empty if block.is_empty else read_region(edge.axis_maps[axis], block, extent)
     return reads
 
 

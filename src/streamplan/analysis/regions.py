@@ -120,7 +120,7 @@ def pull_regions(part: StreamedPart, axis: int, blocks: Mapping[str, Interval]) 
     for edge in reversed(part.edges):
         if edge.reader not in regions:
             regions[edge.reader] = _demand(wanted[edge.reader], part.extents[edge.reader][axis])
-        read = _read(edge.axis_maps[axis], regions[edge.reader], part.extents[edge.source][axis])
+        read = read_region(edge.axis_maps[axis], regions[edge.reader], part.extents[edge.source][axis])
         reads[edge.key] = read
         wanted[edge.source].append(read.span)
     for name in part.input_maps:
@@ -128,12 +128,17 @@ def pull_regions(part: StreamedPart, axis: int, blocks: Mapping[str, Interval]) 
     return AxisStep(dict(blocks), regions, reads, computed=regions)
 
 
-def _read(axis_map: AxisMap, out: Interval, extent: int) -> AxisRead:
-    """Read `out`; an operation that pads reads an empty span as padding, any other gets one unused sample."""
+def read_region(axis_map: AxisMap, out: Interval, extent: int) -> AxisRead:
+    """What a non-empty `out` reads along one axis.
+
+    Only sliding windows pad what lies outside the map. Other operations have nothing there; one that reads no sample at
+    all (an output in the gap of a transposed convolution) gets one that it does not use.
+    """
     read = read_axis(axis_map, out, extent)
-    if not read.span.is_empty or isinstance(axis_map, AffineWindow | AveragingWindow):
+    if isinstance(axis_map, AffineWindow | AveragingWindow):
         return read
-    return AxisRead(_sample(read.span.start, extent), before=0, after=0)
+    span = _sample(read.span.start, extent) if read.span.is_empty else read.span
+    return AxisRead(span, before=0, after=0)
 
 
 def _demand(wanted: list[Interval], extent: int) -> Interval:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from streamplan.errors import RuleConflictError, RuleTargetError
+from streamplan.frontend.lower import function_name
 from streamplan.frontend.module_spellings import MODULES
 from streamplan.frontend.patches import FunctionApply
 from streamplan.frontend.registered import TARGETS, RegisteredTarget, is_torch_function
@@ -50,7 +51,7 @@ def register_rule(target: Any, rule: Rule, *, override: bool = False) -> None:
         raise RuleTargetError(
             f"{_name_of(rule) if callable(rule) else repr(rule)} is not a rule",
             where=f"the rule of {_name_of(target)}",
-            why=f"a rule is an instance of streamplan.rules.Rule, and this is a {type(rule).__name__}",
+            why=f"a rule is an instance of streamplan.rules.Rule, and this is of type {type(rule).__name__}",
             do="pass LocalRule.pointwise(run) or LocalRule.windowed(run, kernel=...)",
         )
     if not override:
@@ -82,8 +83,9 @@ def unregister_rule(target: Any) -> None:
 
 def _key_of(target: Any) -> Any:
     """What calls of `target` are recognised by: the class, the function, or the `FunctionApply`."""
-    if isinstance(target, type) and issubclass(target, torch.autograd.Function):
-        return FunctionApply(target)
+    owner = getattr(target, "__self__", target)  # `SomeFunction.apply` stands for the class
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        return _function_apply(owner)
     problem = _target_problem(target)
     if problem:
         why, do = problem
@@ -103,7 +105,7 @@ def _target_problem(target: Any) -> tuple[str, str] | None:
         return None
     if not isinstance(target, FunctionType):
         return (
-            f"it is a {type(target).__name__}, whose calls cannot be seen while a model is traced",
+            f"it is of type {type(target).__name__}, whose calls cannot be seen while a model is traced",
             "pass an nn.Module class, an autograd.Function class or a function written in Python",
         )
     if next(iter(inspect.signature(target).parameters), "") == "self":
@@ -157,27 +159,44 @@ def _signature_of(key: Any, target: Any, rule: Rule) -> inspect.Signature:
                 do="pass a `run` with named parameters: LocalRule.pointwise(lambda x, other: torch.xlogy(x, other))",
             ) from None
         signature = inspect.signature(run)
-    first, *others = signature.parameters.values() or (None,)
-    wrong = [p.name for p in others if p.name in _TAKEN]
-    wrong += [p.name for p in signature.parameters.values() if p.kind in _VARIADIC]
-    if first is None or wrong:
+    problem = _signature_problem(signature)
+    if problem:
         raise RuleTargetError(
             f"{_name_of(target)} cannot have a rule",
-            why=f"its parameter {wrong[0]!r} has no name of its own" if wrong else "it has no parameter",
+            why=problem,
             do="register a function or module whose parameters have names of their own, the map first",
         )
     return signature
 
 
+def _signature_problem(signature: inspect.Signature) -> str:
+    """Why calls with these parameters cannot be one call of the graph; "" if they can."""
+    if not signature.parameters:
+        return "it has no parameter, so no map"
+    for index, parameter in enumerate(signature.parameters.values()):
+        if parameter.kind in _VARIADIC:
+            return f"its parameter {parameter.name!r} stands for any number of arguments"
+        if index > 0 and parameter.name in _TAKEN:
+            return f"its parameter {parameter.name!r} has the name of something else in the graph"
+    return ""
+
+
 def _own_signature(key: Any) -> inspect.Signature:
-    """Parameters without `self` and `ctx`."""
-    if isinstance(key, FunctionApply):
-        has_context = key.__self__.setup_context is torch.autograd.Function.setup_context
-        signature = inspect.signature(key.__self__.forward)
-        return _without_first(signature) if has_context else signature
+    """Parameters of a call, without `self`."""
     if isinstance(key, type):
         return _without_first(inspect.signature(key.forward))  # type: ignore[attr-defined]
     return inspect.signature(key)
+
+
+def _function_apply(function: type[torch.autograd.Function]) -> FunctionApply:
+    """What stands for `function.apply` in a graph, with the parameters of `forward`; it takes no keywords."""
+    has_context = function.setup_context is torch.autograd.Function.setup_context
+    signature = inspect.signature(function.forward)
+    known = (_without_first(signature) if has_context else signature).parameters.values()
+    positional = [p if p.kind in _VARIADIC else p.replace(kind=p.POSITIONAL_ONLY) for p in known]
+    apply = FunctionApply(function)
+    apply.__signature__ = signature.replace(parameters=positional)
+    return apply
 
 
 def _without_first(signature: inspect.Signature) -> inspect.Signature:
@@ -201,5 +220,7 @@ def _name_of(target: Callable[..., Any]) -> str:
     name = getattr(target, "__qualname__", None)
     if name is None:
         return repr(target)
+    if is_torch_function(target):
+        return function_name(target)
     module = getattr(target, "__module__", None) or "torch"
     return f"{'torch.nn' if module.startswith('torch.nn.modules') else module}.{name}"

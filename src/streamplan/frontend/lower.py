@@ -242,11 +242,12 @@ def _target_name(node: fx.Node, skeleton: nn.Module) -> str:
     if node.op == "call_method":
         return f"Tensor.{node.target}"
     if node.op == "call_function":
-        return _function_name(node.target)  # type: ignore[arg-type]
+        return function_name(node.target)  # type: ignore[arg-type]
     return str(node.target)
 
 
-def _function_name(function: Callable[..., Any]) -> str:
+def function_name(function: Callable[..., Any]) -> str:
+    """A function as a user would write it: `torch.relu`, `torch.nn.functional.pad`, `mypackage.blur`."""
     name = getattr(function, "__name__", type(function).__name__)
     module = getattr(function, "__module__", None) or "torch"
     if module == "_operator":

@@ -14,6 +14,7 @@ and in the eager run it is compared with. Every patch acts on the tracing thread
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
@@ -48,6 +49,7 @@ class FunctionApply:
         self.__name__ = f"{function.__name__}_apply"
         self.__qualname__ = f"{function.__qualname__}.apply"
         self.__module__ = function.__module__
+        self.__signature__: inspect.Signature | None = None
         self._method = _APPLY.__get__(None, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

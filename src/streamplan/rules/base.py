@@ -7,6 +7,7 @@ A rule answers four questions about a call in canonical form:
     axis_maps    what it reads of each map, axis by axis
     emit         the Python expression that computes it on a region
 
+A fifth, `count_axis`, says what it reads once more, by torch's own operations; see `streamplan.rules.counting`.
 The expression runs on a crop that holds exactly what `axis_maps` says, plus the border that was clamped off.
 """
 
@@ -17,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from streamplan.geometry import IDENTITY, AxisMap
 from streamplan.ir import Argument, OpCall, TensorSpec, ValueRef
@@ -160,3 +163,21 @@ class Rule(ABC):
     @abstractmethod
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
         """Python expression for the call on the region at hand."""
+
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """How many of the samples that each output position reads are at hand.
+
+        The averaging-kernel probe uses it to check `axis_maps`, so it must not be written in terms of them.
+
+        Args:
+            ctx: A local call.
+            axis: Image axis, from 0.
+            x: 1 for each sample of the axis that is at hand, 0 for the others, at full size: (batch, 1, positions)
+                in float64.
+
+        Raises:
+            NotImplementedError: The rule reads windows and has no count form.
+        """
+        if self.classify(ctx).locality is not Locality.POINTWISE:
+            raise NotImplementedError(f"{type(self).__name__} has no count form")
+        return x

@@ -11,10 +11,16 @@ runs on its crop without padding or bias; its result is cut or filled with zeros
 
 from __future__ import annotations
 
+import warnings
+
+import torch.nn.functional as F
+from torch import Tensor
+
 from streamplan.geometry import AffineWindow, AxisMap, ScatterWindow
 from streamplan.ir import OpCall
 from streamplan.rules.arguments import map_reference, per_axis
 from streamplan.rules.base import CodeWriter, Locality, Rule, RuleContext, Verdict
+from streamplan.rules.counting import filled, ones_kernel
 from streamplan.rules.registry import register
 
 
@@ -64,6 +70,17 @@ class Convolution(Rule):
         ]
         return f"F.conv{ctx.num_axes}d({', '.join(parts)})"
 
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """A convolution with ones."""
+        arguments, axes = ctx.call.arguments, ctx.num_axes
+        taps = filled(_kernel(ctx.call, axes)[axis], per_axis(arguments["dilation"], axes)[axis])
+        padding = arguments["padding"]
+        if not isinstance(padding, str):
+            padding = per_axis(padding, axes)[axis]
+        with warnings.catch_warnings():  # that "same" padding of an even kernel makes a copy
+            warnings.simplefilter("ignore")
+            return F.conv1d(x, ones_kernel(taps), None, per_axis(arguments["stride"], axes)[axis], padding)
+
 
 class TransposedConvolution(Rule):
     """`conv_transpose1d`, `conv_transpose2d`, `conv_transpose3d` with output padding, gaps included."""
@@ -100,6 +117,17 @@ class TransposedConvolution(Rule):
         scattered = f"F.conv_transpose{ctx.num_axes}d({', '.join(parts)})"
         return code.step("fit", scattered, code.value(arguments["bias"]))
 
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """A transposed convolution with ones, cut like torch cuts it.
+
+        Torch takes an `output_padding` up to the dilation, which a filled kernel no longer has: hence the `F.pad`.
+        """
+        arguments, axes = ctx.call.arguments, ctx.num_axes
+        taps = filled(_kernel(ctx.call, axes)[axis], per_axis(arguments["dilation"], axes)[axis])
+        padding, extra = (per_axis(arguments[name], axes)[axis] for name in ("padding", "output_padding"))
+        whole = F.conv_transpose1d(x, ones_kernel(taps), None, per_axis(arguments["stride"], axes)[axis])
+        return F.pad(whole, (-padding, extra - padding))
+
 
 class PixelShuffle(Rule):
     """`pixel_shuffle`: channels to space."""
@@ -122,6 +150,12 @@ class PixelShuffle(Rule):
         source = code.window(map_reference(ctx.call.arguments["input"]))
         return code.step("fit", f"F.pixel_shuffle({source}, {ctx.call.arguments['upscale_factor']})", "None")
 
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """A pixel shuffle of a map one sample wide."""
+        factor = int(ctx.call.arguments["upscale_factor"])
+        batch, _, count = x.shape
+        return F.pixel_shuffle(x[..., None].expand(batch, factor**2, count, 1), factor)[..., 0]
+
 
 class PixelUnshuffle(Rule):
     """`pixel_unshuffle`: space to channels."""
@@ -143,6 +177,11 @@ class PixelUnshuffle(Rule):
         """`F.pixel_unshuffle(t.window(x, "down"), 2)`."""
         source = code.window(map_reference(ctx.call.arguments["input"]))
         return f"F.pixel_unshuffle({source}, {ctx.call.arguments['downscale_factor']})"
+
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """The channels of a pixel unshuffle, summed."""
+        factor = int(ctx.call.arguments["downscale_factor"])
+        return F.pixel_unshuffle(x[..., None].expand(*x.shape, factor), factor).sum(1, keepdim=True)[..., 0]
 
 
 def _settings(ctx: RuleContext, names: tuple[str, ...]) -> list[str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from streamplan.geometry import IDENTITY, AffineWindow, AxisMap
 from streamplan.rules.arguments import map_reference, positive_dim
 from streamplan.rules.base import POINTWISE, CodeWriter, Locality, Rule, RuleContext, Verdict
@@ -49,6 +51,10 @@ class Slice(Rule):
         ]
         source = code.window(map_reference(ctx.call.arguments["input"]))
         return source if all(text == ":" for text in texts) else f"{source}[{', '.join(texts)}]"
+
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """The slice itself."""
+        return x[..., slice(*ctx.call.arguments["index"][ctx.first_map.dims[axis]])]
 
 
 def _entry_text(entry: Any, extent: int, *, is_axis: bool) -> str:

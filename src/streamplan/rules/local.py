@@ -22,7 +22,9 @@ import torch
 
 from streamplan.geometry import AxisMap, FoldedPadding, FoldedWindow, Interval
 from streamplan.ir import Argument, AttributeRef, ValueRef
+from streamplan.rules.arguments import per_axis
 from streamplan.rules.base import POINTWISE, CodeWriter, Locality, Rule, RuleContext, Verdict
+from streamplan.rules.counting import count_window
 from streamplan.rules.settings import (
     FOLDS,
     WINDOW,
@@ -235,6 +237,14 @@ class LocalRule(Rule):
                 text = self._text(arguments[parameter.name], ctx, code)
                 texts.append(text if parameter.kind is parameter.POSITIONAL_ONLY else f"{parameter.name}={text}")
         return code.step("expect", f"{code.function(self.run)}({', '.join(texts)})")
+
+    def count_axis(self, ctx: RuleContext, axis: int, x: torch.Tensor) -> torch.Tensor:
+        """A convolution with ones over the window and its border."""
+        if self.window is None:
+            return super().count_axis(ctx, axis, x)
+        *settings, border = ctx.call.arguments[WINDOW]
+        sizes = [per_axis(value, ctx.num_axes)[axis] for value in settings]
+        return count_window(x, sizes, border, ctx.output.shape[ctx.first_map.dims[axis]])
 
     def _text(self, argument: Argument, ctx: RuleContext, code: CodeWriter) -> str:
         if isinstance(argument, tuple | list):

@@ -9,6 +9,9 @@ circular borders look their positions up.
 
 from __future__ import annotations
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from streamplan.geometry import AffineWindow, AxisMap, FoldedPadding
 from streamplan.rules.arguments import map_reference
 from streamplan.rules.base import CodeWriter, Locality, Rule, RuleContext, Verdict
@@ -57,6 +60,10 @@ class Pad(Rule):
             flat = [amount for pair in reversed(amounts) for amount in pair]
             text = f"F.pad({text}, {tuple(flat)}, value={fill!r})"
         return text
+
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """The padding itself; samples of a constant count 0 whatever is at hand, so they never lack anything."""
+        return F.pad(x, _amounts(ctx)[ctx.first_map.dims[axis]], mode=ctx.call.arguments["mode"])
 
 
 def _amounts(ctx: RuleContext) -> tuple[tuple[int, int], ...]:

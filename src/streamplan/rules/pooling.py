@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from streamplan.geometry import AffineWindow, AveragingWindow, AxisMap
 from streamplan.rules.arguments import map_reference, per_axis
 from streamplan.rules.base import POINTWISE, CodeWriter, Locality, Rule, RuleContext, Verdict
 from streamplan.rules.convolution import describe_window
+from streamplan.rules.counting import count_pool, filled
 from streamplan.rules.registry import register
 
 
@@ -72,6 +75,10 @@ class MaxPool(Rule):
         tail = f", dilation={_short(dilation)}" if any(d != 1 for d in dilation) else ""
         return f"F.max_pool{ctx.num_axes}d({source}, {_short(kernel)}, {_short(stride)}{tail})"
 
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """Sums instead of maxima."""
+        return _count_windows(ctx, axis, x, per_axis(ctx.call.arguments["dilation"], ctx.num_axes)[axis])
+
 
 class AveragePool(Rule):
     """`avg_pool1d`, `avg_pool2d`, `avg_pool3d`."""
@@ -102,6 +109,10 @@ class AveragePool(Rule):
         average = f"F.avg_pool{ctx.num_axes}d({source}, {_short(kernel)}, {_short(stride)}{tail})"
         return average if divisor is not None else code.step("rescale", average)
 
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """Sums instead of averages."""
+        return _count_windows(ctx, axis, x, dilation=1)
+
 
 class AdaptivePool(Rule):
     """`adaptive_avg_pool*` and `adaptive_max_pool*`: the identity at the map's own size, else global."""
@@ -122,6 +133,14 @@ class AdaptivePool(Rule):
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
         """The value itself."""
         return code.window(map_reference(ctx.call.arguments["input"]))
+
+
+def _count_windows(ctx: RuleContext, axis: int, x: Tensor, dilation: int) -> Tensor:
+    arguments = ctx.call.arguments
+    kernel, stride = _kernel_and_stride(ctx)
+    padding = per_axis(arguments["padding"], ctx.num_axes)[axis]
+    taps = filled(kernel[axis], dilation)
+    return count_pool(x, kernel=taps, stride=stride[axis], padding=padding, ceil_mode=bool(arguments["ceil_mode"]))
 
 
 def _short(values: tuple[int, ...]) -> str:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from streamplan.geometry import IDENTITY, AffineWindow, AxisMap, ScatterWindow
 from streamplan.rules.arguments import map_reference
 from streamplan.rules.base import POINTWISE, CodeWriter, Locality, Rule, RuleContext, Verdict
@@ -104,6 +106,14 @@ class View(Rule):
         dims = self.output_dims(ctx)
         shape = tuple(None if dim in dims else extent for dim, extent in enumerate(ctx.output.shape))
         return code.step("reshape", code.window(map_reference(ctx.call.arguments["input"])), str(shape))
+
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """A reshape of the axis with the dimensions behind it that it is matched with, summed over the latter."""
+        shape, dim = ctx.first_map.shape, ctx.first_map.dims[axis]
+        group = next(before for before, _ in match_groups(shape, ctx.output.shape) if dim in before)
+        inner = math.prod(shape[other] for other in group[1:])
+        samples = x[..., None].expand(*x.shape, inner)
+        return samples.reshape(*x.shape[:2], ctx.output.shape[self.output_dims(ctx)[axis]], -1).sum(-1)
 
     def _routes(self, ctx: RuleContext) -> tuple[AxisRoute, ...] | None:
         return route_axes(ctx.first_map.shape, ctx.output.shape, ctx.first_map.dims)

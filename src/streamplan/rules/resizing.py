@@ -13,10 +13,12 @@ from fractions import Fraction
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from streamplan.geometry import AxisMap, IndexTable, LinearResize
 from streamplan.rules.arguments import map_reference
 from streamplan.rules.base import CodeWriter, Locality, Rule, RuleContext, Verdict
+from streamplan.rules.counting import count_linear, count_nearest
 from streamplan.rules.registry import register
 
 _NEAREST = ("nearest", "nearest-exact")
@@ -54,6 +56,23 @@ class Interpolate(Rule):
         source = code.window(map_reference(ctx.call.arguments["input"]))
         return code.step("gather" if ctx.call.arguments["mode"] in _NEAREST else "lerp", source)
 
+    def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:
+        """The samples that torch's own resize of this axis reads."""
+        arguments, mode = ctx.call.arguments, ctx.call.arguments["mode"]
+        options = {"recompute_scale_factor": arguments["recompute_scale_factor"]}
+        if arguments["size"] is not None:
+            options["size"] = (ctx.output.shape[2 + axis],)
+        else:
+            options["scale_factor"] = (_scale_factors(ctx)[axis],)
+        if mode in _LINEAR:
+            return count_linear(x, {**options, "mode": "linear", "align_corners": arguments["align_corners"]})
+        sizes = {
+            name: value + (type(value[0])(1),) * (ctx.num_axes - 1)
+            for name, value in options.items()
+            if isinstance(value, tuple)
+        }
+        return count_nearest(x, ctx.num_axes, ctx.output.dtype, {**options, **sizes, "mode": mode})
+
 
 def _scales(ctx: RuleContext) -> tuple[float | None, ...]:
     """The scale factor torch computes coordinates with, per axis; None where it uses the ratio of the sizes."""
@@ -61,6 +80,12 @@ def _scales(ctx: RuleContext) -> tuple[float | None, ...]:
     factor = arguments["scale_factor"]
     if factor is None or arguments["size"] is not None or arguments["recompute_scale_factor"]:
         return (None,) * ctx.num_axes
+    return _scale_factors(ctx)
+
+
+def _scale_factors(ctx: RuleContext) -> tuple[float, ...]:
+    """The argument `scale_factor`, per axis."""
+    factor = ctx.call.arguments["scale_factor"]
     factors = factor if isinstance(factor, tuple | list) else (factor,) * ctx.num_axes
     return tuple(float(item) for item in factors)
 
@@ -70,9 +95,22 @@ def _linear(n_in: int, n_out: int, scale: float | None, align_corners: bool) -> 
         return LinearResize(num=1, den=1, first=0, extent=n_in)  # torch copies such an axis
     if align_corners:
         return LinearResize(num=n_in - 1, den=n_out - 1, first=0, extent=n_in) if n_out > 1 else _first(n_in)
-    ratio = Fraction(n_out, n_in) if scale is None else Fraction(scale)
+    ratio = Fraction(n_out, n_in) if scale is None else _simple(scale)
     p, q = ratio.numerator, ratio.denominator
     return LinearResize(num=2 * q, den=2 * p, first=q - p, extent=n_in)
+
+
+def _simple(scale: float) -> Fraction:
+    """The fraction a scale factor stands for: 11/5 for 2.2, which as a float is a little more.
+
+    Positions that fall on a sample then do so exactly, as they do in torch's rounded arithmetic.
+    """
+    simple = Fraction(scale).limit_denominator(_MAX_DENOMINATOR)
+    return simple if float(simple) == scale else Fraction(scale)
+
+
+_MAX_DENOMINATOR = 1000
+"""Of a scale factor that somebody wrote as a decimal or a quotient."""
 
 
 def _first(n_in: int) -> LinearResize:

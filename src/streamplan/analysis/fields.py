@@ -1,0 +1,221 @@
+"""Receptive field, effective stride, halo and tile overlap of every streamed value, along one axis and for one image.
+
+In: a streamed part, an `EdgeReads` for each of its edges, and tiles of the image. Out: the numbers of a report. Whether
+they come from interval arithmetic, from the averaging-kernel probe or from both depends on the edges alone.
+
+    conv k3 p1, conv k3 s2 p1:  receptive field 5, stride 2, halo 2 before and 1 after
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from streamplan.analysis.reads import EdgeReads
+from streamplan.analysis.regions import EdgeKey, StreamedEdge, StreamedPart
+from streamplan.analysis.unbounded import Reads
+from streamplan.geometry import Interval
+
+Sides = tuple[int, int]
+"""A number of positions before and after."""
+
+NUM_MIDDLE = 32
+"""Positions in the middle of a map whose reads stand for those away from the borders."""
+_MAX_TILES = 64
+"""Positions of the tile that are tried."""
+
+
+@dataclass(frozen=True)
+class AxisField:
+    """What a position of a value reads of the image along one axis, and what a tile's sides lose.
+
+    A position `o` that reads the samples `[start, stop)`, with the effective stride `s`, has the nominal place
+    `[floor(o*s), ceil((o + 1)*s))`: the samples that its own share of the image touches. The maxima below are over the
+    32 positions in the middle of the map, as if the image went on for ever.
+    """
+
+    receptive_field: int | None
+    """Most samples that one position reads, from the first to the last. None: every position meets a border."""
+    stride: Fraction | None
+    """Samples of the image per position. Where paths of different strides meet, that of the first. None: not found."""
+    before: int | None
+    """Largest `floor(o*s) - start`. Negative where a position reads less than its nominal place."""
+    after: int | None
+    """Largest `stop - ceil((o + 1)*s)`. Negative where a position reads less than its nominal place."""
+    forward_overlap: Sides | None
+    """The paper's forward overlap: at each side of a tile, the positions that read some of the tile's samples and also
+    some that lie outside. The most over all tile positions. None: some tile is too small to compute any position."""
+    backward_overlap: Sides | None
+    """The paper's backward overlap: at each side of a tile, the positions that read some of its samples and whose
+    gradient the tile cannot complete, because later positions that they contribute to are not computable at the cut.
+    None: some tile is too small to complete any gradient."""
+    literal_forward: Sides | None = None
+    """What the paper's own probe counts, unthresholded, in activations; None where it does not apply."""
+    literal_backward: Sides | None = None
+    """The same in gradients."""
+
+
+@dataclass(frozen=True)
+class AxisProblem:
+    """The streamed part along one axis, as seen from one input map."""
+
+    part: StreamedPart
+    axis: int
+    source: str
+    """The input map; others count as at hand everywhere."""
+    reads: Mapping[EdgeKey, EdgeReads]
+
+    def extent(self, name: str) -> int:
+        """Positions of a value."""
+        return self.part.extents[name][self.axis]
+
+    def edges_of(self, reader: str) -> list[StreamedEdge]:
+        """What a value reads."""
+        return [edge for edge in self.part.edges if edge.reader == reader]
+
+    def middle(self, name: str) -> Interval:
+        """The positions of a value whose reads are told."""
+        extent = self.extent(name)
+        start = max(0, (extent - NUM_MIDDLE) // 2)
+        return Interval(start, min(extent, start + NUM_MIDDLE))
+
+
+def place_tiles(extent: int, coarsest: int, tile_size: int) -> tuple[Interval, ...]:
+    """A tile in the middle of the image, moved by one sample at a time over one position of the coarsest cut value."""
+    tile_size = min(tile_size, extent)
+    num_tiles = min(_MAX_TILES, -(-extent // coarsest), extent - tile_size + 1)
+    first = (extent - tile_size - num_tiles + 1) // 2
+    return tuple(Interval(first + i, first + i + tile_size) for i in range(num_tiles))
+
+
+def tile_overlaps(
+    problem: AxisProblem, tiles: Sequence[Interval]
+) -> dict[str, tuple[Sides | None, Sides | None]]:
+    """Forward and backward overlap of the image and every value that depends on it, the most over all tiles."""
+    valid, touched = _spread_forward(problem, tiles)
+    complete = _spread_backward(problem, valid)
+    dependent = [name for name in (problem.source, *problem.part.order) if touched[name].any()]
+    return {name: (_sides(touched[name], valid[name]), _sides(touched[name], complete[name])) for name in dependent}
+
+
+def _spread_forward(problem: AxisProblem, tiles: Sequence[Interval]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """For every value and tile: the positions that can be computed, and those that read any of it."""
+    valid, touched = {}, {}
+    for name in problem.part.input_maps:
+        at = torch.arange(problem.extent(name)).expand(len(tiles), -1)
+        start, stop = (torch.tensor([[getattr(tile, end)] for tile in tiles]) for end in ("start", "stop"))
+        is_source = name == problem.source
+        touched[name] = (at >= start) & (at < stop) if is_source else torch.zeros_like(at, dtype=torch.bool)
+        valid[name] = touched[name] if is_source else torch.ones_like(at, dtype=torch.bool)
+    for edge in problem.part.edges:
+        reads, reader = problem.reads[edge.key], edge.reader
+        now_valid, now_touched = reads.valid(valid[edge.source]), reads.touched(touched[edge.source])
+        valid[reader] = valid[reader] & now_valid if reader in valid else now_valid
+        touched[reader] = touched[reader] | now_touched if reader in touched else now_touched
+    return valid, touched
+
+
+def _spread_backward(problem: AxisProblem, valid: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For every value and tile: the positions whose gradient the tile completes."""
+    complete = {name: valid[name] for name in problem.part.frontier}
+    for edge in reversed(problem.part.edges):
+        now = problem.reads[edge.key].complete(complete[edge.reader])
+        complete[edge.source] = complete[edge.source] & now if edge.source in complete else now
+    return complete
+
+
+def _sides(touched: Tensor, done: Tensor) -> Sides | None:
+    """Positions touched and not done, in the first and in the second half of those touched; the most over all rows."""
+    if not (touched & done).any(1).all():
+        return None
+    at = torch.arange(touched.shape[1])
+    first = torch.where(touched, at, touched.shape[1]).amin(1, keepdim=True)
+    last = torch.where(touched, at, -1).amax(1, keepdim=True)
+    missing, is_before = touched & ~done, 2 * at < first + last
+    before, after = (missing & is_before).sum(1).amax(), (missing & ~is_before).sum(1).amax()
+    return int(before), int(after)
+
+
+def middle_reads(problem: AxisProblem) -> dict[str, Reads]:
+    """What the positions in the middle of every value read of the image, its borders included.
+
+    Each set of positions is taken back to the image through all operations on the way. Values that only repeat what one
+    other value reads are not taken back again.
+    """
+    found: dict[str, Reads] = {}
+    depends = {problem.source}
+    for name in problem.part.order:
+        edges = [edge for edge in problem.edges_of(name) if edge.source in depends]
+        if not edges:
+            continue
+        depends.add(name)
+        if len(edges) == 1 and edges[0].source in found and problem.reads[edges[0].key].is_identity:
+            found[name] = found[edges[0].source]
+        else:
+            found[name] = _take_back(problem, name)
+    return found
+
+
+def _take_back(problem: AxisProblem, name: str) -> Reads:
+    positions, extent = problem.middle(name), problem.extent(problem.source)
+    rows = torch.arange(positions.start, positions.stop)[:, None] == torch.arange(problem.extent(name))
+    sets = {name: rows}
+    for edge in reversed(problem.part.edges):
+        if edge.reader in sets:
+            read = problem.reads[edge.key].read(sets[edge.reader])
+            sets[edge.source] = sets[edge.source] | read if edge.source in sets else read
+    is_read = sets.get(problem.source, torch.zeros(len(rows), extent, dtype=torch.bool))
+    at = torch.arange(extent)
+    start = torch.where(is_read, at, extent).amin(1)
+    stop = torch.where(is_read, at, -1).amax(1) + 1
+    return Reads(positions, start, stop, (start > 0) & (stop < extent))
+
+
+def describe_reads(reads: Reads, stride: Fraction | None) -> tuple[int | None, int | None, int | None]:
+    """Receptive field and halo before and after: the largest over all positions that read anything."""
+    spans = [span for span in spans_of(reads) if span is not None]
+    if not spans:
+        return None, None, None
+    field = max(stop - start for _, start, stop in spans)
+    if stride is None:
+        return field, None, None
+    before = max(math.floor(position * stride) - start for position, start, _ in spans)
+    after = max(stop - math.ceil((position + 1) * stride) for position, _, stop in spans)
+    return field, before, after
+
+
+def measured_stride(reads: Reads) -> Fraction | None:
+    """The effective stride told by reads that repeat: the least period after which all move by the same number."""
+    spans = spans_of(reads)
+    for period in range(1, len(spans) // 3 + 1):
+        moves = set()
+        for earlier, later in zip(spans, spans[period:], strict=False):
+            if earlier is not None and later is not None:
+                moves |= {later[1] - earlier[1], later[2] - earlier[2]}
+            elif earlier is not later:
+                moves.add(0)
+        if len(moves) == 1 and (move := moves.pop()) > 0:
+            return Fraction(move, period)
+    return None
+
+
+def spans_of(reads: Reads) -> list[tuple[int, int, int] | None]:
+    """Position, start and stop of each position; None for one that reads nothing."""
+    ends = zip(range(reads.positions.start, reads.positions.stop), reads.start.tolist(), reads.stop.tolist(), strict=True)
+    return [(position, start, stop) if stop > start else None for position, start, stop in ends]
+
+
+def only_inside(reads: Reads) -> Reads:
+    """The longest run of positions that meet no border."""
+    best, start = Interval(0, 0), 0
+    flags = [*reads.is_inside.tolist(), False]
+    for index, flag in enumerate(flags):
+        if not flag:
+            best = max(best, Interval(start, index), key=lambda run: run.size)
+            start = index + 1
+    return reads.of(best.relative_to(-reads.positions.start))

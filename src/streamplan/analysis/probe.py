@@ -1,0 +1,132 @@
+r"""The averaging-kernel probe: receptive fields and tile overlaps from torch's own operations, without interval algebra.
+
+The paper (Pinckaers, van Ginneken and Litjens, 2020) sets all kernels to 1/n, passes an all-ones tile through the net
+and counts values below the maximum at each side. Taken literally that breaks with depth; see
+`streamplan.analysis.literal`. The form used here is a theorem. Per axis, in positions of the *full-size* maps:
+
+    V = 0/1 indicator of the tile on the image
+    per operation, in count form (`streamplan.rules.counting`):  V_out = (op(V_in) == op(ones)), again 0/1
+    a join takes the minimum over its maps
+
+    Theorem:  V_out = { o : clamped pull([o, o + 1)) lies inside V_in }
+
+*Proof.* All taps are 1 and padding counts 0, so op(ones)[o] is the number of taps of o that lie inside the map and
+op(V)[o] the number of those that also lie in V. They are equal if and only if all of them do. The taps of o, gaps of
+dilated kernels filled, are exactly the interval that o pulls; what is clamped off it is what lies in padding. A window
+wholly in padding, a constant sample of `F.pad`, or a gap of a transposed convolution has 0 = 0: it lacks nothing.
+
+**Forward overlap.** With T the outputs that read any sample of the tile (the same construction with > 0 for ==), the
+positions T \ V are what a tile begins to compute and cannot finish. At each side of the tile:
+
+    conv k3 p1 twice, tile [8, 20):  first conv   T [7, 21)  V [9, 19)    overlap 2 and 2
+                                     second conv  T [6, 22)  V [10, 18)   overlap 4 and 4
+
+**Backward overlap.** Let G be the positions of a value whose gradient a tile computes in full. At the cut, a tile knows
+dL/dp where its own forward pass is right, so G = V there. A position i of an earlier value gets
+
+    dL/dv[i]  =  sum over readers w and outputs o of w that read i of  (dw[o]/dv[i])^T dL/dw[o]
+
+which is whole if and only if every o that reads i is in G of w. In the probe that is the count form's transpose, taken
+by autograd, which knows nothing of the rules:
+
+    G_v = ( op^T(G_w) == op^T(ones) ),  the minimum over the readers w, and with V where v itself leaves at the cut
+
+By induction G_v holds the positions from which every path to the cut ends in V. The backward overlap is T \ G:
+
+    same net and tile, cut behind it:  second conv  T [6, 22)  G [10, 18)   overlap 4 and 4
+                                       first conv   T [7, 21)  G [11, 17)   overlap 4 and 4
+                                       image        T [8, 20)  G [12, 16)   overlap 4 and 4
+
+The image loses twice what the receptive field reaches to a side, 2: once to have right outputs, and once more to have
+all outputs that read a sample. The paper's tiles overlap by that much. streamplan's do not: it sums the shares of the
+tiles instead of picking positions whose gradient one tile has in full; see `docs/receptive_field.md`.
+
+`max_pool` counts like a sum: any of its taps can be the maximum, and get the gradient. `detach`, comparisons and
+rounding pass no gradient; they count as if they did.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from streamplan.analysis.reads import CountedReads, PulledReads
+from streamplan.errors import ProbeMismatchError
+from streamplan.ir import OpCall
+
+
+class CheckedReads:
+    """Every question answered both ways; a difference is an error."""
+
+    def __init__(self, pulled: PulledReads, counted: CountedReads, call: OpCall, axis: int) -> None:
+        self._pulled = pulled
+        self._counted = counted
+        self._call = call
+        self._axis = axis
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether each output reads its own position, both ways."""
+        return self._pulled.is_identity and self._counted.is_identity
+
+    def check_all_positions(self) -> None:
+        """Compare where each output's reads begin and end: sets that grow over the axis from either end.
+
+        Raises:
+            ProbeMismatchError: The two ways differ.
+        """
+        count = self._pulled.num_inputs
+        ends = torch.arange(count + 1)
+        margin = min(_MAX_ENDS, max(_MIN_ENDS, _MAX_SAMPLES // count)) // 3
+        if count > 3 * margin:  # all ends near the borders, and a sample of those between
+            ends = torch.cat([ends[:margin], ends[margin:-margin][:: count // margin], ends[-margin:]])
+        for growing in (torch.arange(count) < ends[:, None], torch.arange(count) >= ends[:, None]):
+            self.valid(growing)
+
+    def valid(self, inputs: Tensor) -> Tensor:
+        """See `EdgeReads`."""
+        return self._agreed(self._pulled.valid(inputs), self._counted.valid(inputs), "computable outputs")
+
+    def touched(self, inputs: Tensor) -> Tensor:
+        """See `EdgeReads`."""
+        return self._agreed(self._pulled.touched(inputs), self._counted.touched(inputs), "outputs that read the tile")
+
+    def complete(self, outputs: Tensor) -> Tensor:
+        """See `EdgeReads`."""
+        pulled, counted = self._pulled.complete(outputs), self._counted.complete(outputs)
+        return self._agreed(pulled, counted, "inputs with complete gradients")
+
+    def read(self, outputs: Tensor) -> Tensor:
+        """See `EdgeReads`."""
+        return self._agreed(self._pulled.read(outputs), self._counted.read(outputs), "inputs read")
+
+    def _agreed(self, pulled: Tensor, counted: Tensor, what: str) -> Tensor:
+        if pulled is counted or torch.equal(pulled, counted):
+            return pulled
+        raise ProbeMismatchError(
+            f"the pulls of {self._call.name} ({self._call.op}) disagree with the averaging-kernel probe",
+            where=f"{self._call.where}, axis {self._axis}",
+            why=_difference(pulled, counted, what),
+            do="this is a bug in the rule of the operation: do not trust a plan that streams it, cut before it, and\n"
+            "please report it with the operation and its arguments",
+        )
+
+
+_MAX_ENDS = 384
+"""Sets per direction in the comparison of all positions; a smaller axis is compared at every position."""
+_MIN_ENDS = 24
+"""The same for the longest axes."""
+_MAX_SAMPLES = 1 << 21
+"""Samples of those sets together, to bound memory."""
+
+
+def _difference(pulled: Tensor, counted: Tensor, what: str) -> str:
+    """Both numbers, of the first case in which they differ."""
+    if pulled.shape != counted.shape:
+        return f"the result has {pulled.shape[1]} positions by its recorded size, {counted.shape[1]} by the probe"
+    case = int((pulled != counted).any(1).nonzero()[0])
+    position = int((pulled[case] != counted[case]).nonzero()[0])
+    numbers = f"{int(pulled[case].sum())} by interval arithmetic, {int(counted[case].sum())} by averaging kernels"
+    return f"{what}: {numbers}; the first position that differs is {position} of {pulled.shape[1]}"
