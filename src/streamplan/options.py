@@ -30,9 +30,11 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("halo", self.halo, HALO_POLICIES)
         _check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
-        if not self.cut or not isinstance(self.cut, str | tuple):
+        names: tuple[object, ...] = self.cut if isinstance(self.cut, tuple) else (self.cut,)
+        if not names or not all(isinstance(name, str) and name for name in names):
             raise OptionError(
                 f"cut={self.cut!r} is not a cut",
+                why="a cut is named by modules or values of the net",
                 do='pass "latest", a module path, the name of a value, or a tuple of them',
             )
 

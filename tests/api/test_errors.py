@@ -278,6 +278,7 @@ def test_every_kind_of_error_has_a_refusal() -> None:
         "StaleStateError": "above",
         "DoubleBackwardError": "tests/api/test_module.py",
         "VerificationError": "tests/api/test_verify.py",
+        "ProbeMismatchError": "tests/api/test_receptive_field.py",
         "RuleTargetError": "tests/rules",
         "RuleConflictError": "tests/rules",
         "RuleError": "tests/rules",

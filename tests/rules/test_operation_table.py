@@ -83,9 +83,10 @@ def test_spellings_that_take_a_map_alone_mean_their_operation() -> None:
         for model in models_of(op, lookup(name), is_method=name.startswith(".")):
             found = canonical_op(model)
             if found is not None:
-                assert found == op or (op, found) == ("dropout", "identity"), name
+                assert found == op, name
                 checked.add((op, name))
                 break
+    print(len(checked), len(SPELLINGS), sorted(set(SPELLINGS) - checked))
     assert len(checked) > 0.75 * len(SPELLINGS)
 
 

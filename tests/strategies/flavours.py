@@ -98,9 +98,9 @@ def draw_run(draw: DrawFn, signal: Signal, most: int) -> Chain:
 
 @st.composite
 def flavour_nets(draw: DrawFn, ndims: Sequence[int] = (1, 2, 3)) -> Recipe:
-    """Runs of flavours behind an ordinary unit; one net in three has several outputs."""
+    """Runs of flavours behind a convolution, so that every net has a parameter; one in three has several outputs."""
     signal = draw_input(draw, ndims)
-    stem = Chain(tuple(draw_unit(draw, signal)))
+    stem = Chain((draw_conv(draw, signal),))
     here = stem.after(signal)
     if draw(st.integers(0, 2)) < 2:
         return draw_recipe(draw, "flavours", signal, Chain((stem, draw_run(draw, here, 5))))

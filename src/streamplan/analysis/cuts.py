@@ -100,7 +100,9 @@ def _resolve(graph: Graph, facts: LocalityFacts, name: str) -> str:
         raise CutError(
             f"the net cannot be cut at {name!r}",
             where=graph[barrier].where,
-            why=f"{value} depends on {barrier}, which is {verdict.locality.value}: {verdict.reason}",
+            why="it is the image itself; nothing would be streamed"
+            if value in facts.input_maps
+            else f"{value} depends on {barrier}, which is {verdict.locality.value}: {verdict.reason}",
             do=f"the latest single-tensor cut is {candidates[-1]!r}" if candidates else "cut='latest'",
         )
     return value

@@ -93,9 +93,7 @@ def place_tiles(extent: int, coarsest: int, tile_size: int) -> tuple[Interval, .
     return tuple(Interval(first + i, first + i + tile_size) for i in range(num_tiles))
 
 
-def tile_overlaps(
-    problem: AxisProblem, tiles: Sequence[Interval]
-) -> dict[str, tuple[Sides | None, Sides | None]]:
+def tile_overlaps(problem: AxisProblem, tiles: Sequence[Interval]) -> dict[str, tuple[Sides | None, Sides | None]]:
     """Forward and backward overlap of the image and every value that depends on it, the most over all tiles."""
     valid, touched = _spread_forward(problem, tiles)
     complete = _spread_backward(problem, valid)
@@ -206,7 +204,9 @@ def measured_stride(reads: Reads) -> Fraction | None:
 
 def spans_of(reads: Reads) -> list[tuple[int, int, int] | None]:
     """Position, start and stop of each position; None for one that reads nothing."""
-    ends = zip(range(reads.positions.start, reads.positions.stop), reads.start.tolist(), reads.stop.tolist(), strict=True)
+    ends = zip(
+        range(reads.positions.start, reads.positions.stop), reads.start.tolist(), reads.stop.tolist(), strict=True
+    )
     return [(position, start, stop) if stop > start else None for position, start, stop in ends]
 
 

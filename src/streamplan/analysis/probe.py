@@ -47,12 +47,16 @@ rounding pass no gradient; they count as if they did.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from streamplan.analysis.fields import measured_stride, only_inside, spans_of
 from streamplan.analysis.reads import CountedReads, PulledReads
+from streamplan.analysis.unbounded import Reads
 from streamplan.errors import ProbeMismatchError
 from streamplan.ir import OpCall
 
@@ -105,13 +109,7 @@ class CheckedReads:
     def _agreed(self, pulled: Tensor, counted: Tensor, what: str) -> Tensor:
         if pulled is counted or torch.equal(pulled, counted):
             return pulled
-        raise ProbeMismatchError(
-            f"the pulls of {self._call.name} ({self._call.op}) disagree with the averaging-kernel probe",
-            where=f"{self._call.where}, axis {self._axis}",
-            why=_difference(pulled, counted, what),
-            do="this is a bug in the rule of the operation: do not trust a plan that streams it, cut before it, and\n"
-            "please report it with the operation and its arguments",
-        )
+        _raise_mismatch(self._call, self._axis, _difference(pulled, counted, what))
 
 
 _MAX_ENDS = 384
@@ -130,3 +128,43 @@ def _difference(pulled: Tensor, counted: Tensor, what: str) -> str:
     position = int((pulled[case] != counted[case]).nonzero()[0])
     numbers = f"{int(pulled[case].sum())} by interval arithmetic, {int(counted[case].sum())} by averaging kernels"
     return f"{what}: {numbers}; the first position that differs is {position} of {pulled.shape[1]}"
+
+
+def check_fields(
+    call: OpCall, axis: int, expected: Reads, stride: tuple[Fraction, bool], measured: Reads
+) -> None:
+    """Compare what positions away from the borders read, by interval arithmetic, with what the probe measured.
+
+    Args:
+        call: The call that computes the value.
+        axis: Image axis.
+        expected: Reads of the positions in the middle, were the image unbounded.
+        stride: Effective stride by interval arithmetic, and whether all paths agree on it.
+        measured: Reads of the same positions on the image.
+
+    Raises:
+        ProbeMismatchError: They differ.
+    """
+    pairs = zip(spans_of(expected), spans_of(measured), expected.is_inside.tolist(), strict=True)
+    for one, other, is_inside in pairs:
+        if is_inside and one != other:
+            _raise_mismatch(call, axis, f"reads {_span(one)} by interval arithmetic, {_span(other)} by the probe")
+    value, agreed = stride
+    inside = measured.of(only_inside(expected).positions)
+    found = measured_stride(inside)
+    if agreed and found not in (None, value) and 3 * value.denominator <= inside.positions.size:
+        _raise_mismatch(call, axis, f"effective stride {value} by interval arithmetic, {found} by the probe")
+
+
+def _span(span: tuple[int, int, int] | None) -> str:
+    return "nothing" if span is None else f"[{span[1]}, {span[2]}) at position {span[0]}"
+
+
+def _raise_mismatch(call: OpCall, axis: int, why: str) -> NoReturn:
+    raise ProbeMismatchError(
+        f"the pulls of {call.name} ({call.op}) disagree with the averaging-kernel probe",
+        where=f"{call.where}, axis {axis}",
+        why=why,
+        do="this is a bug in the rule of the operation: do not trust a plan that streams it, cut before it, and\n"
+        "please report it with the operation and its arguments",
+    )

@@ -53,9 +53,7 @@ class Reads:
         return Reads(positions, self.start[part], self.stop[part], self.is_inside[part])
 
 
-def unbounded_reads(
-    part: StreamedPart, axis: int, source: str, wanted: Mapping[str, Interval]
-) -> dict[str, Reads]:
+def unbounded_reads(part: StreamedPart, axis: int, source: str, wanted: Mapping[str, Interval]) -> dict[str, Reads]:
     """What positions of streamed values read of the input map `source`.
 
     Args:

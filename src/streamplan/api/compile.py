@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from streamplan.api.requests import check_model, resolve_arguments
 from streamplan.errors import OptionError
 from streamplan.options import BatchNormPolicy, HaloPolicy, Options
 from streamplan.planning import Plan, build_plan
+from streamplan.planning.arguments import as_integer
 from streamplan.planning.model import default_device
 
 
@@ -59,11 +60,15 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     """
     model = check_model(model)
     if plan is not None:
-        if not (input_size is None and tile_size is None and example_inputs is None):
+        given = {"input_size": input_size, "tile_size": tile_size, "example_inputs": example_inputs, "dtype": dtype}
+        given |= {"cut": None if cut == "latest" else cut, "halo": None if halo == "auto" else halo}
+        given |= {"batch_norm": None if batch_norm == "error" else batch_norm}
+        beside = [name for name, value in given.items() if value is not None]
+        if beside:
             raise OptionError(
-                "a plan is given together with sizes",
-                why="a plan already fixes the input size and the tile size",
-                do="pass either plan= or input_size= and tile_size=",
+                f"a plan is given together with {', '.join(beside)}",
+                why="a plan already fixes sizes, dtype, cut, halo and the BatchNorm policy",
+                do="pass either plan= or the options; streamplan.plan(...) makes a plan with other options",
             )
         options = Options(plan.tile_size, plan.requested_cut or "latest", plan.halo, plan.batch_norm)
         return StreamedModule(
@@ -100,12 +105,20 @@ def plan(  # noqa: PLR0913 - every option is a keyword
 
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    chosen = default_device(model) if device is None else torch.device(device)
+    try:
+        chosen = default_device(model) if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(
+            f"device={device!r} is not a device", why=str(error), do='pass "cpu", "cuda" or a torch.device'
+        ) from error
     return torch.device("cpu") if chosen.type == "meta" else chosen
 
 
 def _tile_size(tile_size: Any) -> int | tuple[int, ...] | None:
-    return tuple(tile_size) if isinstance(tile_size, list) else tile_size
+    """A tile size as integers where it consists of such (numpy's included); anything else is refused in planning."""
+    if isinstance(tile_size, list | tuple):
+        return tuple(as_integer(item) for item in tile_size)
+    return None if tile_size is None else cast(int, as_integer(tile_size))
 
 
 def _cut(cut: Any) -> str | tuple[str, ...]:

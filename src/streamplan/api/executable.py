@@ -30,6 +30,8 @@ class Executable:
     """Structure of what the model returns."""
     resident_modules: frozenset[str]
     """Paths of the modules that the head calls."""
+    streamed_modules: frozenset[str]
+    """Paths of the modules with a call in the streamed part, and of those around them."""
     streamed_batch_norms: tuple[str, ...]
     """Paths of the BatchNorm modules in the streamed part."""
 
@@ -79,10 +81,12 @@ def build_executable(prepared: PreparedPlan) -> Executable:
     resident = {
         str(node.target) for node in trace.graph.nodes if node.op == "call_module" and node.name not in streamed
     }
+    paths = [prepared.graph[name].module_path.split(".") for name in part.order]
+    around = frozenset(".".join(path[:depth]) for path in paths for depth in range(len(path) + 1))
     norms = tuple(
         call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed
     )
-    return Executable(plan, loaded, segment, trace.input_names, trace.output_spec, frozenset(resident), norms)
+    return Executable(plan, loaded, segment, trace.input_names, trace.output_spec, frozenset(resident), around, norms)
 
 
 def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,13 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _CALL = "call the streamed module with inputs like those it was compiled for"
 
 
-def check_hooks(model: nn.Module, resident_modules: frozenset[str]) -> None:
+def check_hooks(model: nn.Module, resident_modules: frozenset[str], streamed_modules: frozenset[str]) -> None:
     """Refuse hooks on modules that the streamed module never calls.
+
+    Args:
+        model: The model.
+        resident_modules: Paths of the layers that the resident part calls.
+        streamed_modules: Paths of the modules that are streamed, and of those around them.
 
     Raises:
         HookError: A module that is streamed, or whose calls were traced into, carries a hook.
@@ -34,7 +40,9 @@ def check_hooks(model: nn.Module, resident_modules: frozenset[str]) -> None:
             raise HookError(
                 f"a {kind} would never run",
                 where=f"{path or 'the model itself'} ({type(module).__name__})",
-                why="this module's calls are part of the streamed program, which runs its operations tile by tile",
+                why="this module's calls are part of the streamed program, which runs its operations tile by tile"
+                if path in streamed_modules
+                else "the resident part calls the layers inside this module, not the module",
                 do=_remedy(getattr(module, kinds[0]).values()),
             )
 
@@ -95,8 +103,24 @@ def _check_dtype(model: nn.Module, index: int, tensor: torch.Tensor, spec: Tenso
     raise InputMismatchError(
         f"input {index} is {str(tensor.dtype).removeprefix('torch.')}",
         why=f"the plan is for {str(spec.dtype).removeprefix('torch.')}",
-        do=f"convert the input: x.to({spec.dtype}), or compile with dtype={tensor.dtype}",
+        do=f"convert the input: x.to({spec.dtype})"
+        + (f", or compile with dtype={tensor.dtype}" if tensor.dtype.is_floating_point else ""),
     )
+
+
+def settings_digest(model: nn.Module) -> str:
+    """Hash of the classes and the plain attributes of all modules: what a trace takes as constants."""
+    digest = hashlib.sha256()
+    for path, module in model.named_modules():
+        settings = {name: value for name, value in vars(module).items() if _is_plain(value)}
+        digest.update(f"{path} {type(module).__qualname__} {settings!r}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 @contextmanager

@@ -17,17 +17,20 @@ import torch
 from torch import nn
 
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
-from streamplan.api.guards import check_call, check_hooks, in_eval_mode
+from streamplan.api.guards import check_call, check_hooks, in_eval_mode, settings_digest
 from streamplan.api.requests import bind_call, resolve_arguments
 from streamplan.options import Options
 from streamplan.planning import Plan, prepare_plan
 from streamplan.planning.arguments import CallArguments
-from streamplan.planning.model import default_device
+from streamplan.planning.model import default_device, default_dtype
 from streamplan.report import ProgressBar
 
 _MAX_EXECUTABLES = 32
 """Call signatures kept ready; the one not used for longest is dropped."""
-_SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_SHARED = (
+    *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 """Registries of the model that the streamed module uses as its own."""
 
 
@@ -37,6 +40,9 @@ class StreamedModule(nn.Module):
     Made by `streamplan.compile`. Calls take what the plain model takes and return what it returns. An input of another
     size is planned when it comes, with the options given to `compile`.
     """
+
+    is_streamed = True
+    """Tells a streamed module from a plain one."""
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class StreamedModule(nn.Module):
         self._plan = executable.plan
         self._planned_key = self._key(arguments, device or default_device(model))
         self._executables[self._planned_key] = executable
-        check_hooks(model, executable.resident_modules)
+        check_hooks(model, executable.resident_modules, executable.streamed_modules)
 
     @property
     def plan(self) -> Plan:
@@ -79,7 +85,7 @@ class StreamedModule(nn.Module):
 
     def plan_for(self, input_size: Any) -> Plan:
         """The plan for another input size, with the options given to `compile`."""
-        dtype = self._plan.arguments.image.dtype
+        dtype = self._current_arguments().image.dtype
         return self._executable(resolve_arguments(self._model, input_size, None, dtype), self._device()).plan
 
     @contextmanager
@@ -99,8 +105,8 @@ class StreamedModule(nn.Module):
         Args:
             model: The plain model, or a copy of it.
         """
-        norms = self._planned_executable().streamed_batch_norms
-        return in_eval_mode(model, norms if self._options.batch_norm == "frozen" else ())
+        is_frozen = self._options.batch_norm == "frozen"
+        return in_eval_mode(model, self._planned_executable().streamed_batch_norms if is_frozen else ())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the plain model computes."""
@@ -110,7 +116,7 @@ class StreamedModule(nn.Module):
                 return self._model(*args, **kwargs)
         check_call(self._model, self._plan, args, kwargs)
         executable = self._executable(CallArguments.of_tensors(args, kwargs), self._device())
-        check_hooks(self._model, executable.resident_modules)
+        check_hooks(self._model, executable.resident_modules, executable.streamed_modules)
         bar = ProgressBar() if self._progress else None
         try:
             return executable.run(self._model, tensors_in_order(args, kwargs), bar)
@@ -137,6 +143,14 @@ class StreamedModule(nn.Module):
                 raise
             return getattr(model, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the model, as reading one does; its own are private, or `training`."""
+        model = self.__dict__.get("_model")
+        if model is None or name.startswith("_") or name == "training" or hasattr(type(self), name):
+            super().__setattr__(name, value)
+        else:
+            setattr(model, name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_executables": OrderedDict()}
 
@@ -149,15 +163,18 @@ class StreamedModule(nn.Module):
     def _device(self) -> torch.device:
         return default_device(self._model)
 
+    def _current_arguments(self) -> CallArguments:
+        """The call that was planned, in the floating-point dtype the model has now."""
+        return self._plan.arguments.with_float_dtype(default_dtype(self._model))
+
     def _key(self, arguments: CallArguments, device: torch.device) -> str:
-        """Everything a trace depends on: the arguments, the device, and which modules are in training mode."""
-        flags = "".join("1" if module.training else "0" for module in self._model.modules())
-        return f"{arguments!r} {device} {flags}"
+        """Everything a trace depends on: arguments, device, and the settings of all modules, `training` among them."""
+        return f"{arguments!r} {device} {settings_digest(self._model)}"
 
     def _planned_executable(self) -> Executable:
         executable = self._executables.get(self._planned_key)
         if executable is None:
-            executable = self._executable(self._plan.arguments, self._device())
+            executable = self._executable(self._current_arguments(), self._device())
         return executable
 
     def _executable(self, arguments: CallArguments, device: torch.device) -> Executable:

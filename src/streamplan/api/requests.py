@@ -26,6 +26,12 @@ def check_model(model: object) -> nn.Module:
     Raises:
         ModelTypeError: It is not an `nn.Module`.
     """
+    if getattr(model, "is_streamed", False):
+        raise ModelTypeError(
+            "the model is streamed already",
+            why="a StreamedModule runs its model tile by tile; .plan is its plan",
+            do="pass the plain model; plan_for(size) plans another image size",
+        )
     if isinstance(model, nn.Module):
         return model
     is_class = isinstance(model, type) and issubclass(model, nn.Module)
@@ -45,6 +51,10 @@ def resolve_arguments(
     Raises:
         InputSizeError: Neither or both are given, or the size is malformed or of the wrong rank.
     """
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise OptionError(
+            f"dtype={dtype!r} is not a dtype", why="it must be a torch.dtype", do="pass torch.float32, say"
+        )
     if (input_size is None) == (example_inputs is None):
         raise InputSizeError(
             "no input size is given" if input_size is None else "both input_size and example_inputs are given",
@@ -74,7 +84,7 @@ def bind_call(
         raise InputMismatchError(
             f"{type(model).__name__} cannot be called like this",
             why=f"forward{signature}: {error}",
-            do="call the streamed module like the plain model",
+            do="give the arguments that the plain model takes",
         ) from error
     return bound.args, bound.kwargs
 
@@ -89,6 +99,7 @@ def _of_examples(model: nn.Module, example_inputs: Any) -> CallArguments:
     else:
         raise OptionError(
             f"example_inputs of type {type(example_inputs).__name__} are not inputs",
+            why="a plan needs the shapes and dtypes of the tensors that forward takes",
             do="pass a tensor, a tuple of positional arguments, or a dict of keyword arguments",
         )
     return CallArguments.of_tensors(args, kwargs)

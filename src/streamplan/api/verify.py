@@ -1,10 +1,10 @@
 """`verify`: the streamed net against the plain net, in float64, tensor by tensor.
 
     error of a result    max |streamed - plain| / max |plain|
-    error of a gradient  max |streamed - plain| / max(max |plain|, 1e-6 x the largest plain gradient of all tensors)
+    error of a gradient  max |streamed - plain| / max(max |plain|, 1e-6 x norm of all plain gradients together)
 
-Some true gradients are zero (a convolution's bias before a BatchNorm); rounding makes them 1e-17 in either net, and the
-second term keeps such noise from counting as an error.
+Some true gradients are zero (a convolution's bias before a BatchNorm): sums over all positions that cancel. Either net
+finds rounding noise instead, and the second term keeps it from counting as an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_device
 
 _GRADIENT_FLOOR = 1e-6
-"""Smallest reference a gradient is compared with, as a share of the largest gradient of all."""
+"""Smallest reference a gradient is compared with, as a share of the norm of all gradients together."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _cotangent(output: Tensor, generator: torch.Generator) -> Tensor:
 
 def _compare(expected: _Results, actual: _Results) -> Iterator[TensorError]:
     gradients = {**expected.gradients, **expected.input_gradients}
-    floor = _GRADIENT_FLOOR * max((_scale(g) for g in gradients.values() if g is not None), default=0.0)
+    floor = _GRADIENT_FLOOR * math.hypot(*(_norm(g) for g in gradients.values() if g is not None))
     for kind, field, least in (
         ("output", "outputs", 0.0),
         ("gradient", "gradients", floor),
@@ -256,6 +256,12 @@ def _tensor_error(kind: str, name: str, reference: Tensor | None, found: Tensor 
         return TensorError(kind, name, math.inf, scale)
     divisor = max(scale, least)
     return TensorError(kind, name, largest / divisor if divisor else (0.0 if largest == 0.0 else math.inf), scale)
+
+
+def _norm(tensor: Tensor) -> float:
+    """Euclidean norm of the finite values."""
+    values = tensor.detach().double()
+    return float(torch.linalg.vector_norm(values[values.isfinite()]))
 
 
 def _scale(tensor: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,10 @@ class CallArguments:
             do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
         )
 
+    def with_float_dtype(self, dtype: torch.dtype) -> CallArguments:
+        """The same call with floating-point tensors of another dtype."""
+        return CallArguments(_retyped(self.args, dtype), _retyped(dict(self.kwargs), dtype))
+
     @classmethod
     def of_tensors(cls, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> CallArguments:
         """From real arguments."""
@@ -74,9 +79,12 @@ def check_size(size: Any) -> tuple[int, ...]:
     Raises:
         InputSizeError: It is not one, or has fewer than three dimensions.
     """
-    if not isinstance(size, list | tuple | torch.Size) or not all(_is_integer(extent) for extent in size):
+    if isinstance(size, list | tuple):
+        size = tuple(as_integer(extent) for extent in size)
+    if not isinstance(size, tuple) or not all(is_integer(extent) for extent in size):
         raise InputSizeError(
             f"input_size={size!r} is not a sequence of integers",
+            why="a size has one positive integer for each dimension of the input",
             do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
         )
     if len(size) < 3:
@@ -92,10 +100,21 @@ def check_size(size: Any) -> tuple[int, ...]:
             why="every extent must be at least 1",
             do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
         )
-    return tuple(int(extent) for extent in size)
+    return size
 
 
-def _is_integer(value: Any) -> bool:
+def as_integer(value: Any) -> Any:
+    """A number of any integer type, numpy's included, as an `int`; other values, bools among them, as they are."""
+    if isinstance(value, bool | str):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an `int` and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -108,6 +127,14 @@ def _specs(value: Any) -> Iterator[TensorSpec]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _specs(item)
+
+
+def _retyped(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, TensorSpec):
+        return TensorSpec(value.shape, dtype) if value.dtype.is_floating_point else value
+    if isinstance(value, dict):
+        return {key: _retyped(item, dtype) for key, item in value.items()}
+    return type(value)(_retyped(item, dtype) for item in value) if type(value) in (tuple, list) else value
 
 
 def _spec(value: Any) -> Any:

@@ -17,7 +17,8 @@ def find_barriers(graph: Graph, facts: LocalityFacts) -> tuple[Barrier, ...]:
     for call in graph.calls:
         verdict = facts.verdicts[call.name]
         if verdict.locality in (Locality.GLOBAL, Locality.UNKNOWN):
-            barriers.append(Barrier(call.name, call.where, verdict.locality.value, f"{call.op}: {verdict.reason}"))
+            name = call.target.rsplit(".", 1)[-1] or call.op
+            barriers.append(Barrier(call.name, call.where, verdict.locality.value, f"{name}: {verdict.reason}"))
     return tuple(barriers)
 
 

@@ -30,7 +30,7 @@ from streamplan.analysis.schedule import (
 from streamplan.errors import PlanMismatchError, TileSizeError
 from streamplan.ir import Graph
 from streamplan.options import Options
-from streamplan.planning.arguments import CallArguments
+from streamplan.planning.arguments import CallArguments, is_integer
 from streamplan.planning.barriers import check_batch_norms, check_streamable, find_barriers
 from streamplan.planning.costs import count_costs, streamed_totals
 from streamplan.planning.model import TracedModel, trace_and_lower
@@ -137,8 +137,8 @@ def _resolve_tile_size(
         return tuple(
             max(least, -(-extent // _DEFAULT_DIVISOR)) for least, extent in zip(smallest, extents, strict=True)
         )
-    sizes: tuple[Any, ...] = (tile_size,) * len(extents) if isinstance(tile_size, int) else tuple(tile_size)
-    if len(sizes) != len(extents) or any(not isinstance(size, int) or size < 1 for size in sizes):
+    sizes: tuple[Any, ...] = tile_size if isinstance(tile_size, tuple) else (tile_size,) * len(extents)
+    if len(sizes) != len(extents) or any(not is_integer(size) or size < 1 for size in sizes):
         raise TileSizeError(
             f"tile_size={tile_size!r} does not fit an image with {len(extents)} axes",
             why=f"a tile size is one positive integer, or one for each of the {len(extents)} axes, in input samples",

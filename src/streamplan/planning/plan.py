@@ -168,13 +168,31 @@ class Plan:
             raise PlanMismatchError(
                 "the text is not a plan", why=str(error), do="pass what Plan.to_json() returned"
             ) from error
-        version = data.pop("format_version", None) if isinstance(data, dict) else None
+        if not isinstance(data, dict):
+            raise PlanMismatchError(
+                "the text is not a plan",
+                why=f"it holds a {type(data).__name__} instead of the fields of a plan",
+                do="pass what Plan.to_json() returned",
+            )
+        version = data.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise PlanMismatchError(
                 f"the plan has format version {version}",
                 why=f"this version of streamplan reads format version {FORMAT_VERSION}",
                 do="make the plan again with streamplan.plan(...)",
             )
+        try:
+            return cls._of_fields(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanMismatchError(
+                "the plan is damaged",
+                why=f"its fields are not those of format version {FORMAT_VERSION}: {type(error).__name__}: {error}",
+                do="make the plan again with streamplan.plan(...)",
+            ) from error
+
+    @classmethod
+    def _of_fields(cls, data: dict[str, Any]) -> Plan:
+        """A plan from its JSON fields."""
         data["arguments"] = CallArguments.from_json(data["arguments"])
         data["inputs"] = tuple(InputPlan(**_tuples(item)) for item in data["inputs"])
         data["cuts"] = tuple(CutCandidate(**_tuples(item)) for item in data["cuts"])
