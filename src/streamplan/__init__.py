@@ -12,12 +12,14 @@ from streamplan.api import (
     VerificationReport,
     compile,
     plan,
+    receptive_field,
     register_rule,
     unregister_rule,
     verify,
 )
 from streamplan.errors import StreamPlanError
 from streamplan.planning import Plan
+from streamplan.report.receptive_field import ReceptiveFieldReport
 from streamplan.rules import LocalRule
 
 __version__ = "0.1.0"
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LocalRule",
     "Plan",
+    "ReceptiveFieldReport",
     "StreamPlanError",
     "StreamedModule",
     "TensorError",
@@ -32,6 +35,7 @@ __all__ = [
     "__version__",
     "compile",
     "plan",
+    "receptive_field",
     "register_rule",
     "unregister_rule",
     "verify",

@@ -130,9 +130,7 @@ def _difference(pulled: Tensor, counted: Tensor, what: str) -> str:
     return f"{what}: {numbers}; the first position that differs is {position} of {pulled.shape[1]}"
 
 
-def check_fields(
-    call: OpCall, axis: int, expected: Reads, stride: tuple[Fraction, bool], measured: Reads
-) -> None:
+def check_fields(call: OpCall, axis: int, expected: Reads, stride: tuple[Fraction, bool], measured: Reads) -> None:
     """Compare what positions away from the borders read, by interval arithmetic, with what the probe measured.
 
     Args:

@@ -1,7 +1,8 @@
-"""The public functions: compile, plan, verify and register_rule, and the module that compile returns."""
+"""The public functions: compile, plan, verify, receptive_field and register_rule, and the module that compile returns."""
 
 from streamplan.api.compile import compile, plan
 from streamplan.api.module import StreamedModule
+from streamplan.api.receptive_field import receptive_field
 from streamplan.api.registration import register_rule, unregister_rule
 from streamplan.api.verify import TensorError, VerificationReport, verify
 
@@ -11,6 +12,7 @@ __all__ = [
     "VerificationReport",
     "compile",
     "plan",
+    "receptive_field",
     "register_rule",
     "unregister_rule",
     "verify",

@@ -109,7 +109,9 @@ def _device(model: nn.Module, device: torch.device | str | None) -> torch.device
         chosen = default_device(model) if device is None else torch.device(device)
     except RuntimeError as error:
         raise OptionError(
-            f"device={device!r} is not a device", why=str(error), do='pass "cpu", "cuda" or a torch.device'
+            f"device={device!r} is not a device",
+            why="torch does not know it",
+            do='pass "cpu", "cuda" or a torch.device',
         ) from error
     return torch.device("cpu") if chosen.type == "meta" else chosen
 

@@ -183,9 +183,9 @@ class _Streamed:
         if tile[axis] != tile[0] or any(extents[axis] != extents[0] for extents in self.part.extents.values()):
             return False
         windowed = (edge.reader for edge in self.part.edges if any(m != IDENTITY for m in edge.axis_maps))
-        return all(
-            edge.axis_maps[axis] == edge.axis_maps[0] for edge in self.part.edges
-        ) and all(_is_symmetric(value) for name in windowed for value in self.graph[name].arguments.values())
+        return all(edge.axis_maps[axis] == edge.axis_maps[0] for edge in self.part.edges) and all(
+            _is_symmetric(value) for name in windowed for value in self.graph[name].arguments.values()
+        )
 
     def _axis_fields(self, axis: int, source: str, method: Method, tile_size: int) -> dict[str, AxisField]:
         part = self.part
