@@ -18,7 +18,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast doctest lint format docs clean
+.PHONY: help install demo test test-fast fuzz zoo doctest lint format docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -42,6 +42,12 @@ test: lint docs doctest  ## everything a change must pass: lint, docs, doctests,
 
 test-fast: $(STAMP)  ## tests alone, without the slow ones
 	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz and not slow"
+
+fuzz: $(STAMP)  ## 5,000 random nets; takes about an hour
+	$(PYTEST) -n $(NUM_WORKERS) -m fuzz --hypothesis-profile=fuzz tests/test_fuzz.py
+
+zoo: $(STAMP)  ## plan and verify every network of MONAI and write docs/zoo.md; takes some ten minutes
+	$(VENV)/bin/python -W ignore -m tests.zoo.run --write docs/zoo.md
 
 doctest: $(STAMP)  ## the examples in docstrings
 	$(PYTEST) --doctest-modules src/streamplan

@@ -204,7 +204,7 @@ def test_a_module_can_be_refused(register: Callable[..., None]) -> None:
     rule = LocalRule.pointwise(mixed, refuse=lambda m: "it learns its scale" if m.training else None)
     register(Mixed, rule)
     model = OneMixed().double()
-    assert reasons(model.train(), 2, 3, 21, 18) == ["@tests.api.registered_nets.Mixed: it learns its scale"]
+    assert reasons(model.train(), 2, 3, 21, 18) == ["Mixed: it learns its scale"]
     assert_streams_like_plain(model, [image()], 9)
 
 

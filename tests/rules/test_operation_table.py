@@ -27,10 +27,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "conv_transpose": (torch.randn(4, 4, 1, 1),),
     "slice": (1, 1, 2),
     "permute": ((0, 2, 1, 3),),
-    "where": (1.0, 2.0),
-    "to": (),
 }
-"""Further arguments of one spelling of an operation, where no argument and no number will do."""
+"""Further arguments of the spellings of an operation, where numbers will not do."""
 
 
 def rows() -> Iterator[tuple[str, list[str]]]:
@@ -86,8 +84,7 @@ def test_spellings_that_take_a_map_alone_mean_their_operation() -> None:
                 assert found == op, name
                 checked.add((op, name))
                 break
-    print(len(checked), len(SPELLINGS), sorted(set(SPELLINGS) - checked))
-    assert len(checked) > 0.75 * len(SPELLINGS)
+    assert len(checked) > 0.85 * len(SPELLINGS)
 
 
 def models_of(op: str, target: Any, *, is_method: bool) -> Iterator[nn.Module]:
@@ -98,7 +95,7 @@ def models_of(op: str, target: Any, *, is_method: bool) -> Iterator[nn.Module]:
             if module is not None:
                 yield nn.Sequential(module)
         return
-    for arguments in (ARGUMENTS.get(op, ()), (), (1,), (1.5,), (0.5, 2.0), ([4],), ((1, 1),), (torch.ones(4),)):
+    for arguments in (ARGUMENTS.get(op, ()), (), (1,), (1.5,), (0.5, 2.0), (1, 0), ([4],), ((1, 1),), (torch.ones(4),)):
         yield net_of(target, arguments)
 
 

@@ -40,12 +40,14 @@ def draw_input(draw: DrawFn, ndims: Sequence[int]) -> Signal:
     return Signal(draw(st.integers(1, 4)), extents)
 
 
-def draw_recipe(draw: DrawFn, family: str, signal: Signal, body: Node, with_head: bool = True) -> Recipe:
+def draw_recipe(
+    draw: DrawFn, family: str, signal: Signal, body: Node, with_head: bool = True, least_batch: int = 1
+) -> Recipe:
     """Draws what a net has around its body: batch, perhaps a head, seed."""
     head = None
     if with_head and draw(st.booleans()):
         head = Head(draw(st.integers(1, 3)), draw(st.sampled_from(["module", "function", "mean"])))
-    batch, seed = draw(st.integers(1, 2)), draw(st.integers(0, 999))
+    batch, seed = draw(st.integers(least_batch, 2)), draw(st.integers(0, 999))
     return Recipe(family, batch, signal.channels, signal.extents, body, head, seed)
 
 

@@ -147,9 +147,7 @@ def _without_flags(model: nn.Module, name: str) -> Iterator[None]:
 def _plan_and_verify(model: nn.Module, arguments: tuple[Any, ...], dtype: torch.dtype) -> Outcome:
     latest = streamplan.plan(model, example_inputs=arguments)
     plan = next(_tiled_plans(model, arguments, latest), latest)
-    report = streamplan.verify(
-        model, inputs=arguments, plan=plan, dtype=dtype, rtol=RTOL[dtype], raise_exception=False
-    )
+    report = streamplan.verify(model, inputs=arguments, plan=plan, dtype=dtype, rtol=RTOL[dtype], raise_exception=False)
     costs = plan.costs
     return Outcome(
         "verified" if report.passed else "wrong",
@@ -164,12 +162,12 @@ def _plan_and_verify(model: nn.Module, arguments: tuple[Any, ...], dtype: torch.
     )
 
 
-def _tiled_plans(
-    model: nn.Module, arguments: tuple[Any, ...], latest: streamplan.Plan
-) -> Iterator[streamplan.Plan]:
+def _tiled_plans(model: nn.Module, arguments: tuple[Any, ...], latest: streamplan.Plan) -> Iterator[streamplan.Plan]:
     """Plans with more than one tile, those with the latest cut first."""
     extents = tuple(max(image.shape[axis] for image in latest.inputs) for axis in range(2, len(latest.input_size)))
-    smallest: dict[str | tuple[str, ...], tuple[int, ...]] = {"latest": latest.smallest_tile_size}
+    smallest: dict[str | tuple[str, ...], tuple[int, ...]] = {}
+    if any(map(int.__lt__, latest.smallest_tile_size, extents)):
+        smallest["latest"] = latest.smallest_tile_size
     for candidate in reversed(latest.cuts):
         if candidate.values != latest.cut and _fits(candidate.receptive_field, extents):
             smallest[candidate.values] = candidate.receptive_field
@@ -195,7 +193,9 @@ def _cut_text(plan: streamplan.Plan) -> str:
 
 
 def _one_line(problem: BaseException) -> str:
-    """Error class, what and why."""
-    parts = [problem.what, problem.why] if isinstance(problem, StreamPlanError) else [str(problem)]
+    """Error class, what, why and where."""
+    is_typed = isinstance(problem, StreamPlanError)
+    parts = [problem.what, problem.why] if is_typed else [str(problem)]
     text = ": ".join(part.splitlines()[0] for part in parts if part)
-    return f"{type(problem).__name__}: {text}"
+    where = f" ({problem.where.splitlines()[0]})" if is_typed and problem.where else ""
+    return f"{type(problem).__name__}: {text}{where}"

@@ -36,13 +36,15 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         model: Any `nn.Module`; it is neither changed nor copied, and the result shares its parameters and buffers.
         input_size: Size of the image, batch and channels included: `(1, 3, 8192, 8192)`; a sequence of sizes for a
             model with several inputs.
-        tile_size: Input samples that a tile reads at most, its halo included: one number, or one per axis. None lets
-            a tile read a quarter of the image along each axis, or more if a smaller one is not feasible.
+        tile_size: One number, or one per axis, in input samples: with recomputed halos what a tile reads at most, its
+            halo included; with carried halos what it advances by. None takes a quarter of the image along each axis, or
+            more if that is not feasible.
         example_inputs: Instead of `input_size`: a tensor, a tuple of positional arguments, or a dict of keyword
             arguments. Only shapes and dtypes are used.
         plan: A plan to follow, instead of sizes and options.
         cut: Where the resident part begins: "latest", a module path, the name of a value, or a tuple of them.
-        halo: "recompute" or "auto", which takes it.
+        halo: How tiles get the samples around them: "recompute" computes them in every tile, "reuse" carries them from
+            tile to tile so that every value is computed once; "auto" recomputes.
         batch_norm: BatchNorm in training mode in the way of streaming: "error"; "frozen" keeps streamed BatchNorm in
             eval mode whatever `train()` says, without touching the model's flags; "resident" cuts the net before it.
         dtype: Dtype of the image; None takes that of the model's parameters.

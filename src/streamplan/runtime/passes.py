@@ -70,7 +70,7 @@ def forward_pass(
     pending, kept = Carries(), Carries()
     for done, index in enumerate(segment.tile_indices()):
         received = pending.take(index)
-        tile = Tile(segment, index, received)
+        tile = Tile(segment, index, received, maps[0].device)
         blocks = segment.tile(tile, smalls, *_regions(segment, tile, maps))
         for (name, spec), block in zip(segment.outputs.items(), blocks, strict=True):
             if block is not None:
@@ -107,7 +107,7 @@ def backward_pass(
     left: dict[Index, Received] = {}
     for done, index in enumerate(reversed(list(segment.tile_indices()))):
         received = {key: x.detach().requires_grad_(x.is_floating_point()) for key, x in carries.take(index).items()}
-        tile = Tile(segment, index, received)
+        tile = Tile(segment, index, received, maps[0].device)
         with torch.enable_grad():
             regions = _regions(segment, tile, maps, wanted=map_gradients)
             blocks = segment.tile(tile, leaves, *regions)  # [1]

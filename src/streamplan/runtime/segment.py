@@ -40,11 +40,13 @@ class Segment:
     maps: Mapping[str, TensorSpec]
     """Every value at full size."""
 
-    def empty(self, name: str) -> torch.Tensor:
-        """A value without any position along the image axes."""
+    def blank(self, name: str, extents: list[int], device: torch.device | None) -> torch.Tensor:
+        """A value with other extents along the image axes, one of which is zero: a tensor without samples."""
         spec = self.maps[name]
-        shape = [0 if dim in self.dims[name] else extent for dim, extent in enumerate(spec.shape)]
-        return torch.empty(shape, dtype=spec.dtype)
+        shape = list(spec.shape)
+        for dim, extent in zip(self.dims[name], extents, strict=True):
+            shape[dim] = extent
+        return torch.empty(shape, dtype=spec.dtype, device=device)
 
     @cached_property
     def edges(self) -> Mapping[tuple[str, str], StreamedEdge]:

@@ -39,9 +39,14 @@ class Tile:
     """Crops, border padding and global positions of one tile."""
 
     def __init__(
-        self, segment: Segment, index: tuple[int, ...], received: Mapping[CarryKey, Tensor] = NOTHING_RECEIVED
+        self,
+        segment: Segment,
+        index: tuple[int, ...],
+        received: Mapping[CarryKey, Tensor] = NOTHING_RECEIVED,
+        device: torch.device | None = None,
     ) -> None:
         self._segment = segment
+        self._device = device
         self._received = received
         self.handed: dict[CarryKey, Tensor] = {}
         self.steps: tuple[AxisStep, ...] = tuple(s.steps[i] for s, i in zip(segment.schedules, index, strict=True))
@@ -78,12 +83,14 @@ class Tile:
         """What `reader` reads of the region `x`: cropped, and padded with `fill` by what lies outside the map."""
         key = (reader, source or self._segment.first_source[reader])
         dims = self._segment.dims[key[1]]
-        if x is None:  # nothing there yet, and every window lies in padding
-            x = self._segment.empty(key[1])
+        if x is None:  # nothing there yet: along one axis at least, every window lies in padding
+            x = self._segment.blank(key[1], [step.reads[key].span.size for step in self.steps], self._device)
+            starts = [step.reads[key].span.start for step in self.steps]
+        else:
+            starts = [step.regions[key[1]].start for step in self.steps]
         border = [(0, 0)] * x.dim()
-        for dim, step in zip(dims, self.steps, strict=True):
+        for dim, step, start in zip(dims, self.steps, starts, strict=True):
             read = step.reads[key]
-            start = step.regions[key[1]].start
             # An empty span may lie outside the region; which zero samples are taken does not matter.
             x = _narrow(x, dim, Interval(0, 0) if read.span.is_empty else read.span.relative_to(start))
             border[dim] = (read.before, read.after)
