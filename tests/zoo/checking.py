@@ -29,7 +29,7 @@ from tests.zoo.monai_nets import ZOO, ZooNet
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Largest relative error that counts as exact."""
 
-TIME_LIMIT_SECONDS = 150
+TIME_LIMIT_SECONDS = 240
 """For one net, its process included."""
 
 _TILE_FRACTIONS = (0.3, 0.6, 0.0)

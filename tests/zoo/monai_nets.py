@@ -79,6 +79,7 @@ _KNOWN_REFUSALS = {
     "TopologySearch": "TracingError: __bool__ needs the values of a tensor",
     "Generator": "InputSizeError: no input has the rank of an image",
     "MILModel": "InputSizeError: input_size=(2, 3, 1, 96, 32) has 5 dimensions",
+    "NaViT": "TracingError: getitem needs the values of a tensor",
     "Quicknat": "NothingToStreamError: nothing can be streamed: no local operation reads the image first",
     "VoxelMorph": "TracingError: a property of a traced value is assigned",
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from streamplan.analysis.reads import EdgeReads
 from streamplan.analysis.regions import EdgeKey, StreamedEdge, StreamedPart
-from streamplan.analysis.unbounded import Reads
+from streamplan.analysis.unbounded import NOTHING, Reads
 from streamplan.geometry import Interval
 
 Sides = tuple[int, int]
@@ -28,6 +28,8 @@ NUM_MIDDLE = 32
 """Positions in the middle of a map whose reads stand for those away from the borders."""
 _MAX_TILES = 64
 """Positions of the tile that are tried."""
+_MAX_WINDOW = 64
+"""Samples of a window that are looked at for all positions at once; wider ones, around a border, one by one."""
 
 
 @dataclass(frozen=True)
@@ -139,39 +141,41 @@ def _sides(touched: Tensor, done: Tensor) -> Sides | None:
     return int(before), int(after)
 
 
-def middle_reads(problem: AxisProblem) -> dict[str, Reads]:
-    """What the positions in the middle of every value read of the image, its borders included.
-
-    Each set of positions is taken back to the image through all operations on the way. Values that only repeat what one
-    other value reads are not taken back again.
-    """
-    found: dict[str, Reads] = {}
-    depends = {problem.source}
-    for name in problem.part.order:
-        edges = [edge for edge in problem.edges_of(name) if edge.source in depends]
-        if not edges:
-            continue
-        depends.add(name)
-        if len(edges) == 1 and edges[0].source in found and problem.reads[edges[0].key].is_identity:
-            found[name] = found[edges[0].source]
-        else:
-            found[name] = _take_back(problem, name)
-    return found
-
-
-def _take_back(problem: AxisProblem, name: str) -> Reads:
-    positions, extent = problem.middle(name), problem.extent(problem.source)
-    rows = torch.arange(positions.start, positions.stop)[:, None] == torch.arange(problem.extent(name))
-    sets = {name: rows}
-    for edge in reversed(problem.part.edges):
-        if edge.reader in sets:
-            read = problem.reads[edge.key].read(sets[edge.reader])
-            sets[edge.source] = sets[edge.source] | read if edge.source in sets else read
-    is_read = sets.get(problem.source, torch.zeros(len(rows), extent, dtype=torch.bool))
+def image_reads(problem: AxisProblem) -> dict[str, Reads]:
+    """What every position of every value that depends on the image reads of it, its borders included."""
+    extent = problem.extent(problem.source)
     at = torch.arange(extent)
-    start = torch.where(is_read, at, extent).amin(1)
-    stop = torch.where(is_read, at, -1).amax(1) + 1
-    return Reads(positions, start, stop, (start > 0) & (stop < extent))
+    found = {problem.source: (at, at + 1)}
+    for edge in problem.part.edges:
+        if edge.source not in found:
+            continue
+        start, stop = _compose(problem.reads[edge.key], *found[edge.source])
+        if edge.reader in found:
+            known = found[edge.reader]
+            start, stop = torch.minimum(start, known[0]), torch.maximum(stop, known[1])
+        found[edge.reader] = start, stop
+    return {
+        name: Reads(Interval(0, len(start)), start, stop, (start > 0) & (stop < extent))
+        for name, (start, stop) in found.items()
+        if name != problem.source
+    }
+
+
+def _compose(reads: EdgeReads, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last sample of the image that a reader's positions read, from those of what it reads."""
+    if reads.is_identity:
+        return start, stop
+    first, past = reads.spans
+    lowest, highest = torch.full_like(first, NOTHING), torch.full_like(first, -NOTHING)
+    sizes = past - first
+    for step in range(min(int(sizes.max()), _MAX_WINDOW)):
+        at, is_read = (first + step).clamp(max=len(start) - 1), step < sizes
+        lowest = torch.where(is_read, torch.minimum(lowest, start[at]), lowest)
+        highest = torch.where(is_read, torch.maximum(highest, stop[at]), highest)
+    for position in (sizes > _MAX_WINDOW).nonzero()[:, 0].tolist():
+        span = slice(int(first[position]), int(past[position]))
+        lowest[position], highest[position] = start[span].min(), stop[span].max()
+    return lowest, highest
 
 
 def describe_reads(reads: Reads, stride: Fraction | None) -> tuple[int | None, int | None, int | None]:

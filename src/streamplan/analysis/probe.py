@@ -75,19 +75,23 @@ class CheckedReads:
         """Whether each output reads its own position, both ways."""
         return self._pulled.is_identity and self._counted.is_identity
 
-    def check_all_positions(self) -> None:
-        """Compare where each output's reads begin and end: sets that grow over the axis from either end.
+    @cached_property
+    def spans(self) -> tuple[Tensor, Tensor]:
+        """See `EdgeReads`.
 
         Raises:
-            ProbeMismatchError: The two ways differ.
+            ProbeMismatchError: The two ways differ at some position.
         """
-        count = self._pulled.num_inputs
-        ends = torch.arange(count + 1)
-        margin = min(_MAX_ENDS, max(_MIN_ENDS, _MAX_SAMPLES // count)) // 3
-        if count > 3 * margin:  # all ends near the borders, and a sample of those between
-            ends = torch.cat([ends[:margin], ends[margin:-margin][:: count // margin], ends[-margin:]])
-        for growing in (torch.arange(count) < ends[:, None], torch.arange(count) >= ends[:, None]):
-            self.valid(growing)
+        pulled, counted = torch.stack(self._pulled.spans), torch.stack(self._counted.spans)
+        if torch.equal(pulled, counted):
+            return self._pulled.spans
+        if pulled.shape != counted.shape:
+            sizes = f"{pulled.shape[1]} positions by its recorded size, {counted.shape[1]} by the probe"
+            _raise_mismatch(self._call, self._axis, f"the result has {sizes}")
+        position = int((pulled != counted).any(0).nonzero()[0])
+        (one, other) = (f"[{span[0]}, {span[1]})" for span in (pulled[:, position], counted[:, position]))
+        why = f"position {position} reads {one} by interval arithmetic, {other} by averaging kernels"
+        _raise_mismatch(self._call, self._axis, why)
 
     def valid(self, inputs: Tensor) -> Tensor:
         """See `EdgeReads`."""
@@ -102,28 +106,14 @@ class CheckedReads:
         pulled, counted = self._pulled.complete(outputs), self._counted.complete(outputs)
         return self._agreed(pulled, counted, "inputs with complete gradients")
 
-    def read(self, outputs: Tensor) -> Tensor:
-        """See `EdgeReads`."""
-        return self._agreed(self._pulled.read(outputs), self._counted.read(outputs), "inputs read")
-
     def _agreed(self, pulled: Tensor, counted: Tensor, what: str) -> Tensor:
         if pulled is counted or torch.equal(pulled, counted):
             return pulled
         _raise_mismatch(self._call, self._axis, _difference(pulled, counted, what))
 
 
-_MAX_ENDS = 384
-"""Sets per direction in the comparison of all positions; a smaller axis is compared at every position."""
-_MIN_ENDS = 24
-"""The same for the longest axes."""
-_MAX_SAMPLES = 1 << 21
-"""Samples of those sets together, to bound memory."""
-
-
 def _difference(pulled: Tensor, counted: Tensor, what: str) -> str:
     """Both numbers, of the first case in which they differ."""
-    if pulled.shape != counted.shape:
-        return f"the result has {pulled.shape[1]} positions by its recorded size, {counted.shape[1]} by the probe"
     case = int((pulled != counted).any(1).nonzero()[0])
     position = int((pulled[case] != counted[case]).nonzero()[0])
     numbers = f"{int(pulled[case].sum())} by interval arithmetic, {int(counted[case].sum())} by averaging kernels"

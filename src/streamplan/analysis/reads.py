@@ -1,20 +1,22 @@
 """What one edge of the graph reads along one axis, found in two independent ways.
 
-Both ways answer the same four questions about sets of positions, given as rows of truth values, one row per case:
+Both ways answer the same questions, three of them about sets of positions, given as rows of truth values:
 
+    spans     the first position that each output reads, and one past the last
     valid     which outputs can be computed: all that they read is in the set
     touched   which outputs read something of the set
     complete  which inputs are read by no output outside the set: the gradient that reaches them is whole
-    read      which inputs some output of the set reads
 
-    conv k3 p1 on 6 samples, set [2, 5):   valid [3, 4)   touched [1, 6)   complete [3, 4)   read [1, 6)
+    conv k3 p1 on 6 samples, set [2, 5):   valid [3, 4)   touched [1, 6)   complete [3, 4)
 
 `PulledReads` looks at the interval that the rule's axis map pulls for each output position. `CountedReads` runs the
 rule's count form on zeros and ones, forward and backward through autograd, and compares with what it gives for ones:
 
-    valid(V) = (op(V) == op(1))     touched(V) = (op(V) > 0)     complete and read: the same of the transposed op
+    valid(V) = (op(V) == op(1))     touched(V) = (op(V) > 0)     complete(G) = (transposed op(G) == transposed op(1))
 
-All numbers are small integers in float64, so the comparisons are exact.
+Its spans come from three sums over what an output reads: of ones, of the positions, and of their squares. They tell
+where a run of positions begins and ends, and whether it is one; where it is not, the transposed op does. All numbers
+are integers below 2^53, so float64 holds them and the comparisons are exact.
 """
 
 from __future__ import annotations
@@ -49,8 +51,9 @@ class EdgeReads(Protocol):
         """Inputs that are read by none but `outputs`; those that nobody reads are among them."""
         ...
 
-    def read(self, outputs: Tensor) -> Tensor:
-        """Inputs that at least one of `outputs` reads."""
+    @property
+    def spans(self) -> tuple[Tensor, Tensor]:
+        """First position that each output reads, and one past the last; both 0 if it reads none."""
         ...
 
 
@@ -70,9 +73,10 @@ class PulledReads:
 
     @cached_property
     def spans(self) -> tuple[Tensor, Tensor]:
-        """First position that each output reads, and one past the last; equal if it reads none."""
+        """See `EdgeReads`."""
         pulled = [self._axis_map.pull(Interval(o, o + 1)).clamp(self.num_inputs) for o in range(self._num_outputs)]
-        return torch.tensor([span.start for span in pulled]), torch.tensor([span.stop for span in pulled])
+        starts = torch.tensor([span.start if span.size else 0 for span in pulled])
+        return starts, starts + torch.tensor([span.size for span in pulled])
 
     def valid(self, inputs: Tensor) -> Tensor:
         """See `EdgeReads`."""
@@ -85,10 +89,6 @@ class PulledReads:
     def complete(self, outputs: Tensor) -> Tensor:
         """See `EdgeReads`."""
         return outputs if self.is_identity else self._cover(~outputs) == 0
-
-    def read(self, outputs: Tensor) -> Tensor:
-        """See `EdgeReads`."""
-        return outputs if self.is_identity else self._cover(outputs) > 0
 
     def _count(self, inputs: Tensor) -> Tensor:
         """Members of `inputs` in the span of each output, from differences of running sums."""
@@ -127,10 +127,6 @@ class CountedReads:
         """See `EdgeReads`."""
         return outputs if self.is_identity else self._backward(outputs) == self._backward_ones
 
-    def read(self, outputs: Tensor) -> Tensor:
-        """See `EdgeReads`."""
-        return outputs if self.is_identity else self._backward(outputs) > 0
-
     @cached_property
     def is_identity(self) -> bool:
         """See `EdgeReads`: whether the count form returns its argument."""
@@ -145,6 +141,23 @@ class CountedReads:
     def _backward_ones(self) -> Tensor:
         return self._backward(torch.ones(1, self._num_outputs, dtype=torch.bool))
 
+    @cached_property
+    def spans(self) -> tuple[Tensor, Tensor]:
+        """See `EdgeReads`."""
+        at = torch.arange(self.num_inputs, dtype=torch.float64)
+        count, total, squares = self._forward(torch.stack([at**0, at, at**2]))
+        start = (total / count.clamp(min=1) - (count.clamp(min=1) - 1) / 2).round()
+        stop = start + count
+        is_run = (total == _sum_below(stop) - _sum_below(start)) & (
+            squares == _squares_below(stop) - _squares_below(start)
+        )
+        starts, stops = start.long(), stop.long()
+        for outputs in (~is_run).nonzero()[:, 0].split(_ROWS):
+            is_read = self._backward(outputs[:, None] == torch.arange(self._num_outputs)) > 0
+            starts[outputs] = is_read.int().argmax(1)
+            stops[outputs] = self.num_inputs - is_read.flip(1).int().argmax(1)
+        return starts, stops
+
     def _forward(self, inputs: Tensor) -> Tensor:
         with torch.no_grad():
             return self._rule.count_axis(self._context, self._axis, inputs[:, None].double())[:, 0]
@@ -155,3 +168,17 @@ class CountedReads:
             counts = self._rule.count_axis(self._context, self._axis, x)
         (gradient,) = torch.autograd.grad(counts, x, outputs[:, None].double(), allow_unused=True)
         return gradient[:, 0] if gradient is not None else torch.zeros_like(x[:, 0])
+
+
+_ROWS = 64
+"""Outputs looked at in one transposed operation."""
+
+
+def _sum_below(stop: Tensor) -> Tensor:
+    """0 + 1 + ... + (stop - 1)."""
+    return stop * (stop - 1) / 2
+
+
+def _squares_below(stop: Tensor) -> Tensor:
+    """The same of the squares."""
+    return stop * (stop - 1) * (2 * stop - 1) / 6

@@ -30,7 +30,7 @@ from streamplan.geometry import (
     hull,
 )
 
-_NOTHING = 1 << 40
+NOTHING = 1 << 40
 """Start of a position that reads nothing; its stop is the negative."""
 
 
@@ -161,8 +161,8 @@ def _read_through(edge: StreamedEdge, axis: int, domain: Interval, source: Reads
     pulled = [_pull(edge, axis, position, part) for position in range(domain.start, domain.stop)]
     first = torch.tensor([span.start for span in pulled]) - source.positions.start
     sizes = torch.tensor([span.size for span in pulled])
-    start = torch.full((domain.size,), _NOTHING)
-    stop = torch.full((domain.size,), -_NOTHING)
+    start = torch.full((domain.size,), NOTHING)
+    stop = torch.full((domain.size,), -NOTHING)
     positions = torch.arange(domain.start, domain.stop)
     inside = (positions >= 0) & (positions < part.extents[edge.reader][axis])
     last = source.positions.size - 1

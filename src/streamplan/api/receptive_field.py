@@ -14,8 +14,8 @@ from streamplan.analysis.fields import (
     AxisField,
     AxisProblem,
     describe_reads,
+    image_reads,
     measured_stride,
-    middle_reads,
     only_inside,
     place_tiles,
     tile_overlaps,
@@ -191,15 +191,17 @@ class _Streamed:
         part = self.part
         problem = AxisProblem(part, axis, source, self._reads(axis, method))
         coarsest = min(part.extents[name][axis] for name in part.frontier)
-        overlaps = tile_overlaps(problem, place_tiles(problem.extent(source), coarsest, tile_size))
-        literal = literal_overlaps(part, self.rules, self.contexts, axis, tile_size)
         fields = self._probed(problem) if method == "probe" else self._analytic(problem)
         if method == "both":
             wanted = {name: problem.middle(name) for name in part.order}
             strides = effective_strides(part, axis, source)
             expected = unbounded_reads(part, axis, source, wanted)
-            for name, measured in middle_reads(problem).items():
-                check_fields(self.graph[name], axis, expected[name].of(wanted[name]), strides[name], measured)
+            for name, measured in image_reads(problem).items():
+                check_fields(
+                    self.graph[name], axis, expected[name].of(wanted[name]), strides[name], measured.of(wanted[name])
+                )
+        overlaps = tile_overlaps(problem, place_tiles(problem.extent(source), coarsest, tile_size))
+        literal = literal_overlaps(part, self.rules, self.contexts, axis, tile_size)
         found = {}
         for name, field in fields.items():
             forward, backward = overlaps.get(name, (None, None))
@@ -226,8 +228,8 @@ class _Streamed:
 
     def _probed(self, problem: AxisProblem) -> dict[str, AxisField]:
         fields = {}
-        for name, reads in middle_reads(problem).items():
-            inside = only_inside(reads)
+        for name, reads in image_reads(problem).items():
+            inside = only_inside(reads.of(problem.middle(name)))
             stride = measured_stride(inside)
             field, before, after = describe_reads(inside, stride)
             fields[name] = AxisField(field, stride, before, after, None, None)
@@ -235,7 +237,6 @@ class _Streamed:
 
     def _reads(self, axis: int, method: Method) -> dict[EdgeKey, EdgeReads]:
         """How each edge is asked what it reads; equal calls share their answers."""
-        known: dict[object, EdgeReads] = {}
         shared: dict[object, tuple[PulledReads, CountedReads]] = {}
         reads: dict[EdgeKey, EdgeReads] = {}
         for edge in self.part.edges:
@@ -246,11 +247,7 @@ class _Streamed:
                 shared[key] = PulledReads(edge.axis_maps[axis], *sizes), counted
             pulled, counted = shared[key]
             if method == "both":
-                checked = CheckedReads(pulled, counted, self.graph[edge.reader], axis)
-                if key not in known:
-                    checked.check_all_positions()
-                    known[key] = checked
-                reads[edge.key] = checked
+                reads[edge.key] = CheckedReads(pulled, counted, self.graph[edge.reader], axis)
             else:
                 reads[edge.key] = pulled if method == "analytic" else counted
         return reads

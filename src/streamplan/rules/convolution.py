@@ -11,8 +11,6 @@ runs on its crop without padding or bias; its result is cut or filled with zeros
 
 from __future__ import annotations
 
-import warnings
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from streamplan.geometry import AffineWindow, AxisMap, ScatterWindow
 from streamplan.ir import OpCall
 from streamplan.rules.arguments import map_reference, per_axis
 from streamplan.rules.base import CodeWriter, Locality, Rule, RuleContext, Verdict
-from streamplan.rules.counting import filled, ones_kernel
+from streamplan.rules.counting import count_conv, count_transposed, filled
 from streamplan.rules.registry import register
 
 
@@ -77,9 +75,7 @@ class Convolution(Rule):
         padding = arguments["padding"]
         if not isinstance(padding, str):
             padding = per_axis(padding, axes)[axis]
-        with warnings.catch_warnings():  # that "same" padding of an even kernel makes a copy
-            warnings.simplefilter("ignore")
-            return F.conv1d(x, ones_kernel(taps), None, per_axis(arguments["stride"], axes)[axis], padding)
+        return count_conv(x, taps=taps, stride=per_axis(arguments["stride"], axes)[axis], padding=padding)
 
 
 class TransposedConvolution(Rule):
@@ -125,7 +121,7 @@ class TransposedConvolution(Rule):
         arguments, axes = ctx.call.arguments, ctx.num_axes
         taps = filled(_kernel(ctx.call, axes)[axis], per_axis(arguments["dilation"], axes)[axis])
         padding, extra = (per_axis(arguments[name], axes)[axis] for name in ("padding", "output_padding"))
-        whole = F.conv_transpose1d(x, ones_kernel(taps), None, per_axis(arguments["stride"], axes)[axis])
+        whole = count_transposed(x, taps=taps, stride=per_axis(arguments["stride"], axes)[axis])
         return F.pad(whole, (-padding, extra - padding))
 
 

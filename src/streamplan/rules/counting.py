@@ -13,6 +13,7 @@ is computable where the two counts agree; see `streamplan.analysis.probe`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,9 +31,22 @@ def filled(kernel: int, dilation: int) -> int:
     return dilation * (kernel - 1) + 1
 
 
-def ones_kernel(taps: int) -> Tensor:
-    """Weight of a one-channel convolution that counts."""
-    return torch.ones(1, 1, taps, dtype=torch.float64)
+def count_conv(x: Tensor, *, taps: int, stride: int, padding: int | str = 0) -> Tensor:
+    """A convolution with ones; the cases are the rows of one map, which takes less time than a batch."""
+    around = padding if isinstance(padding, str) else (0, padding)
+    with warnings.catch_warnings():  # that "same" padding of an even kernel makes a copy
+        warnings.simplefilter("ignore")
+        counts = F.conv2d(x.transpose(0, 1)[None], _ones(1, taps), None, (1, stride), around)
+    return counts[0].transpose(0, 1)
+
+
+def count_transposed(x: Tensor, *, taps: int, stride: int) -> Tensor:
+    """A transposed convolution with ones, nothing cut off."""
+    return F.conv_transpose2d(x.transpose(0, 1)[None], _ones(1, taps), None, (1, stride))[0].transpose(0, 1)
+
+
+def _ones(*kernel: int) -> Tensor:
+    return torch.ones(1, 1, *kernel, dtype=torch.float64)
 
 
 def count_pool(x: Tensor, *, kernel: int, stride: int, padding: int, ceil_mode: bool) -> Tensor:
@@ -78,15 +92,15 @@ def count_window(x: Tensor, sizes: Sequence[int], border: float | str, num_outpu
     taps, extent = filled(kernel, dilation), x.shape[-1]
     amounts = (before, (num_outputs - 1) * stride + taps - before - extent)
     if not isinstance(border, str):
-        return F.conv1d(F.pad(x, amounts), ones_kernel(taps), None, stride)
+        return count_conv(F.pad(x, amounts), taps=taps, stride=stride)
     after = max(amounts[1], 0)
     padded = F.pad(x, (before, after), mode=border)[..., : before + extent + amounts[1]]
-    counts = F.conv1d(padded, ones_kernel(taps), None, stride)
+    counts = count_conv(padded, taps=taps, stride=stride)
     if border != "circular":
         return counts
     # A window that wraps around reads both ends of the axis, so it needs a region that holds all of it.
     is_border = F.pad(torch.zeros(1, 1, extent, dtype=x.dtype), (before, after), value=1.0)[..., : padded.shape[-1]]
-    num_border = F.conv1d(is_border, ones_kernel(taps), None, stride)
+    num_border = count_conv(is_border, taps=taps, stride=stride)
     return torch.where((num_border > 0) & (num_border < taps), x.sum(-1, keepdim=True), counts)
 
 
