@@ -43,6 +43,11 @@ def match_groups(before: Dims, after: Dims) -> tuple[tuple[Dims, Dims], ...]:
     groups, i, j = [], 0, 0
     while i < len(before) or j < len(after):
         start = (i, j)
+        if i < len(before) and j < len(after) and (before[i] == 1) != (after[j] == 1):
+            # A dimension of 1 comes or goes; it must not be taken for part of its neighbour.
+            i, j = (i + 1, j) if before[i] == 1 else (i, j + 1)
+            groups.append((tuple(range(start[0], i)), tuple(range(start[1], j))))
+            continue
         i, j = min(i + 1, len(before)), min(j + 1, len(after))
         while (sizes := (math.prod(before[start[0] : i]), math.prod(after[start[1] : j])))[0] != sizes[1]:
             i, j = (i + 1, j) if sizes[0] < sizes[1] else (i, j + 1)
