@@ -25,12 +25,13 @@ It breaks, and gives None here or is to be read with care,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from streamplan.analysis.fields import Sides
-from streamplan.analysis.regions import StreamedPart
+from streamplan.analysis.regions import EdgeKey, StreamedPart
 from streamplan.geometry import IDENTITY
 from streamplan.rules import Rule, RuleContext
 
@@ -38,8 +39,8 @@ _AVERAGING = ("conv", "max_pool", "avg_pool")
 """Operations whose averages tell their border."""
 _TOLERANCE = 1e-12
 """Relative difference that counts as below the maximum; rounding stays under it."""
-_LEAST_DEFICIT = 1e-11
-"""Deficits may not get smaller."""
+_MOST_TAPS = 1e11
+"""Product of the taps of all operations on a way, whose inverse is the smallest deficit."""
 
 
 def literal_overlaps(
@@ -48,23 +49,48 @@ def literal_overlaps(
     contexts: Mapping[str, RuleContext],
     axis: int,
     tile_size: int,
-) -> dict[str, tuple[Sides, Sides]]:
+) -> dict[str, tuple[Sides | None, Sides | None]]:
     """Values below the maximum at each side, in activations and gradients, of all values.
 
     Returns:
-        Nothing where the probe does not apply: operations outside those named above, several input maps, or too deep.
+        None for a number that rounding would hide, since too many operations lie between. Nothing at all where the
+        probe does not apply: operations outside those named above, or several input maps.
     """
     if len(part.input_maps) > 1 or any(not _applies(name, part, contexts) for name in part.order):
         return {}
-    values = _average_forward(part, rules, contexts, axis, tile_size)
-    if values is None:
+    averages = _average_forward(part, rules, contexts, axis, tile_size)
+    if averages is None:
         return {}
+    values, taps = averages.values, averages.taps
     results = [values[name] for name in part.frontier]
     gradients = torch.autograd.grad(results, list(values.values()), [torch.ones_like(r) for r in results])
+    before, after = _products(part, taps)
     return {
-        name: (_below(value), _below(gradient))
+        name: (
+            _below(value) if before[name] < _MOST_TAPS else None,
+            _below(gradient) if after[name] < _MOST_TAPS else None,
+        )
         for (name, value), gradient in zip(values.items(), gradients, strict=True)
     }
+
+
+@dataclass(frozen=True)
+class _Averages:
+    """The averaging net on a tile of ones."""
+
+    values: dict[str, Tensor]
+    taps: dict[EdgeKey, float]
+    """What each edge divides by, the number of branches included."""
+
+
+def _products(part: StreamedPart, taps: Mapping[EdgeKey, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each value, the largest product of taps between it and the image, and between it and the cut."""
+    before, after = dict.fromkeys(part.input_maps, 1.0), dict.fromkeys(part.frontier, 1.0)
+    for edge in part.edges:
+        before[edge.reader] = max(before.get(edge.reader, 1.0), before[edge.source] * taps[edge.key])
+    for edge in reversed(part.edges):
+        after[edge.source] = max(after.get(edge.source, 1.0), after[edge.reader] * taps[edge.key])
+    return before, after
 
 
 def _applies(name: str, part: StreamedPart, contexts: Mapping[str, RuleContext]) -> bool:
@@ -81,26 +107,26 @@ def _average_forward(
     contexts: Mapping[str, RuleContext],
     axis: int,
     tile_size: int,
-) -> dict[str, Tensor] | None:
-    """Activations of the averaging net on a tile of ones; None if it is too deep or the tile too small."""
+) -> _Averages | None:
+    """Activations of the averaging net; None if the tile is smaller than a kernel, or branches that meet differ."""
     (source,) = part.input_maps
     values = {source: torch.ones(1, 1, tile_size, dtype=torch.float64, requires_grad=True)}
-    deficits = {source: 1.0}
+    taps = {}
     for name in part.order:
+        edges = [edge for edge in part.edges if edge.reader == name]
         branches = []
-        for edge in (edge for edge in part.edges if edge.reader == name):
+        for edge in edges:
             try:
                 counts = rules[name].count_axis(contexts[name], axis, values[edge.source])
                 full = float(rules[name].count_axis(contexts[name], axis, torch.ones_like(values[edge.source])).max())
-            except RuntimeError:  # the tile is smaller than a kernel
+            except RuntimeError:
                 return None
-            branches.append(counts / full if full else counts)
-            deficits[name] = min(deficits.get(name, 1.0), deficits[edge.source] / max(full, 1.0))
-        deficits[name] /= len(branches)
-        if len({branch.shape for branch in branches}) > 1 or deficits[name] < _LEAST_DEFICIT:
+            taps[edge.key] = full * len(edges)
+            branches.append(counts / full)
+        if len({branch.shape for branch in branches}) > 1:
             return None
         values[name] = torch.stack(branches).mean(0)
-    return values
+    return _Averages(values, taps)
 
 
 def _below(values: Tensor) -> Sides:

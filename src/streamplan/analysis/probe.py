@@ -1,4 +1,4 @@
-r"""The averaging-kernel probe: receptive fields and tile overlaps from torch's own operations, without interval algebra.
+r"""The averaging-kernel probe: receptive fields and tile overlaps from torch's own operations, without intervals.
 
 The paper (Pinckaers, van Ginneken and Litjens, 2020) sets all kernels to 1/n, passes an all-ones tile through the net
 and counts values below the maximum at each side. Taken literally that breaks with depth; see
@@ -49,7 +49,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cached_property
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -87,11 +86,11 @@ class CheckedReads:
             return self._pulled.spans
         if pulled.shape != counted.shape:
             sizes = f"{pulled.shape[1]} positions by its recorded size, {counted.shape[1]} by the probe"
-            _raise_mismatch(self._call, self._axis, f"the result has {sizes}")
+            raise _mismatch(self._call, self._axis, f"the result has {sizes}")
         position = int((pulled != counted).any(0).nonzero()[0])
         (one, other) = (f"[{span[0]}, {span[1]})" for span in (pulled[:, position], counted[:, position]))
         why = f"position {position} reads {one} by interval arithmetic, {other} by averaging kernels"
-        _raise_mismatch(self._call, self._axis, why)
+        raise _mismatch(self._call, self._axis, why)
 
     def valid(self, inputs: Tensor) -> Tensor:
         """See `EdgeReads`."""
@@ -109,7 +108,7 @@ class CheckedReads:
     def _agreed(self, pulled: Tensor, counted: Tensor, what: str) -> Tensor:
         if pulled is counted or torch.equal(pulled, counted):
             return pulled
-        _raise_mismatch(self._call, self._axis, _difference(pulled, counted, what))
+        raise _mismatch(self._call, self._axis, _difference(pulled, counted, what))
 
 
 def _difference(pulled: Tensor, counted: Tensor, what: str) -> str:
@@ -136,20 +135,20 @@ def check_fields(call: OpCall, axis: int, expected: Reads, stride: tuple[Fractio
     pairs = zip(spans_of(expected), spans_of(measured), expected.is_inside.tolist(), strict=True)
     for one, other, is_inside in pairs:
         if is_inside and one != other:
-            _raise_mismatch(call, axis, f"reads {_span(one)} by interval arithmetic, {_span(other)} by the probe")
+            raise _mismatch(call, axis, f"reads {_span(one)} by interval arithmetic, {_span(other)} by the probe")
     value, agreed = stride
     inside = measured.of(only_inside(expected).positions)
     found = measured_stride(inside)
     if agreed and found not in (None, value) and 3 * value.denominator <= inside.positions.size:
-        _raise_mismatch(call, axis, f"effective stride {value} by interval arithmetic, {found} by the probe")
+        raise _mismatch(call, axis, f"effective stride {value} by interval arithmetic, {found} by the probe")
 
 
 def _span(span: tuple[int, int, int] | None) -> str:
     return "nothing" if span is None else f"[{span[1]}, {span[2]}) at position {span[0]}"
 
 
-def _raise_mismatch(call: OpCall, axis: int, why: str) -> NoReturn:
-    raise ProbeMismatchError(
+def _mismatch(call: OpCall, axis: int, why: str) -> ProbeMismatchError:
+    return ProbeMismatchError(
         f"the pulls of {call.name} ({call.op}) disagree with the averaging-kernel probe",
         where=f"{call.where}, axis {axis}",
         why=why,

@@ -152,8 +152,8 @@ class CountedReads:
             squares == _squares_below(stop) - _squares_below(start)
         )
         starts, stops = start.long(), stop.long()
-        for outputs in (~is_run).nonzero()[:, 0].split(_ROWS):
-            is_read = self._backward(outputs[:, None] == torch.arange(self._num_outputs)) > 0
+        for outputs in torch.split((~is_run).nonzero()[:, 0], _ROWS) if not is_run.all() else ():
+            is_read = self._backward(outputs[:, None] == torch.arange(len(count))) > 0
             starts[outputs] = is_read.int().argmax(1)
             stops[outputs] = self.num_inputs - is_read.flip(1).int().argmax(1)
         return starts, stops
@@ -166,8 +166,8 @@ class CountedReads:
         with torch.enable_grad():
             x = torch.zeros(outputs.shape[0], 1, self.num_inputs, dtype=torch.float64, requires_grad=True)
             counts = self._rule.count_axis(self._context, self._axis, x)
-        (gradient,) = torch.autograd.grad(counts, x, outputs[:, None].double(), allow_unused=True)
-        return gradient[:, 0] if gradient is not None else torch.zeros_like(x[:, 0])
+        (gradient,) = torch.autograd.grad(counts, x, outputs[:, None].double())
+        return gradient[:, 0]
 
 
 _ROWS = 64

@@ -1,4 +1,4 @@
-"""The public functions: compile, plan, verify, receptive_field and register_rule, and the module that compile returns."""
+"""The public functions: what `streamplan` exports, and the module that `compile` returns."""
 
 from streamplan.api.compile import compile, plan
 from streamplan.api.module import StreamedModule

@@ -93,7 +93,7 @@ def receptive_field(  # noqa: PLR0913 - every option is a keyword
         known = ", ".join(map(repr, _METHODS))
         raise OptionError(f"method={method!r} is not known", why=f"method is one of {known}", do=f"pass one of {known}")
     model = check_model(model)
-    options = Options(cut=tuple(cut) if isinstance(cut, list) else cut, batch_norm=batch_norm)
+    options = Options(cut=cut, batch_norm=batch_norm)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     place = default_device(model) if device is None else torch.device(device)
     with torch.inference_mode(False):

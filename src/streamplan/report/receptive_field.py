@@ -121,7 +121,9 @@ def _telling(report: ReceptiveFieldReport) -> list[ValueField]:
 
 def _table(report: ReceptiveFieldReport, shown: list[ValueField]) -> Iterator[str]:
     several_inputs = len({value.input for value in report.values}) > 1
-    rows = [("", "value", "axis", "op", "field", "stride", "halo", "overlap", "backward", "paper's probe")]
+    rows: list[tuple[str, ...]] = [
+        ("", "value", "axis", "op", "field", "stride", "halo", "overlap", "backward", "paper's probe")
+    ]
     for value in shown:
         name = f"{value.label} of {value.input}" if several_inputs else value.label
         groups = {field: [axis for axis, other in enumerate(value.axes) if other == field] for field in value.axes}
@@ -138,7 +140,7 @@ def _table(report: ReceptiveFieldReport, shown: list[ValueField]) -> Iterator[st
 
 def _numbers(field: AxisField) -> tuple[str, ...]:
     literal = ""
-    if field.literal_forward is not None and field.literal_backward is not None:
+    if field.literal_forward is not None or field.literal_backward is not None:
         literal = f"{_sides(field.literal_forward)} / {_sides(field.literal_backward)}"
     halo = f"{field.before}, {field.after}" if field.before is not None else "-"
     return (
