@@ -54,7 +54,7 @@ CASES = {
     ),
     "unet": Case(
         "U-Net, local to its end: streamed whole, segmentation map included",
-        lambda: BasicUNet(spatial_dims=2, in_channels=3, out_channels=2, features=(16, 16, 32, 64, 128, 16), norm="batch"),
+        lambda: BasicUNet(2, in_channels=3, out_channels=2, features=(16, 16, 32, 64, 128, 16), norm="batch"),
         tile_size=640,
         cut="latest",
         crop=336,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.strategies import ALL, Recipe, flatten_outputs, nets, parse, tile_fractions, tile_size
 from tests.strategies.axis import Window, conv_windows, pool_windows, transposed_windows, window_extent
+from tests.strategies.channelwise import GATES, IN_PLACE
+from tests.strategies.flavours import flavour_nets
 
 BOUND = 1e6
 """Activations and gradients above this would drown differences in rounding errors."""
@@ -112,3 +114,26 @@ def test_any_window_can_be_met_by_a_convolution() -> None:
 def test_windows_begin_with_the_simplest() -> None:
     assert conv_windows(8)[0] == Window(1)
     assert pool_windows(8, ceil_mode=False)[0] == Window(2)
+
+
+def test_flavours_are_all_drawn() -> None:
+    """A flavour that is never drawn tests nothing; counted over the node names in printed recipes."""
+    texts: list[str] = []
+
+    @settings(max_examples=400, deadline=None, derandomize=True, phases=[Phase.generate])
+    @given(flavour_nets())
+    def collect(recipe: Recipe) -> None:
+        texts.append(repr(recipe))
+
+    collect()
+    drawn = "".join(texts)
+    assert [name for name in NODES if name not in drawn] == []
+    for choices in ([f"Gate(kind='{kind}'" for kind in GATES], [f"InPlace(spelling='{name}'" for name in IN_PLACE]):
+        assert sum(choice in drawn for choice in choices) > len(choices) // 2
+
+
+NODES = (
+    "Pad( PaddedMaxPool( Slice( Interpolated( Upconv( SpaceToDepth( DepthToSpace( ChannelShuffle( Partition( "
+    "ChannelsLast( LocalNorm( Gate( Affine( StandardizedConv( Branches( Residual( Multi( mode='reflect' "
+    "mode='replicate' mode='circular' mode='nearest-exact' align_corners=True recompute=True spelling='pixel'"
+).split()

@@ -14,7 +14,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
 
 from tests.strategies import op_modules
-from tests.strategies.axis import KERNELS, Window, transposed_extent
+from tests.strategies.axis import KERNELS, Window, is_whole_ratio, transposed_extent
 from tests.strategies.draws import LARGEST, Extents
 from tests.strategies.ops import Spelling
 from tests.strategies.recipe import Node, Signal
@@ -62,18 +62,20 @@ _FACTORS = (1.0, 2.0, 1.5, 0.5, 0.75, 1.3, 2.6, 0.4, 1 / 3)
 
 def draw_interpolated(draw: DrawFn, signal: Signal, target: Extents | None = None) -> Interpolated:
     """Draws a resize of any mode and ratio; to `target`, if given."""
-    mode = draw(st.sampled_from(("nearest", "linear", "nearest-exact")))
-    align_corners = draw(st.sampled_from((None, False, True))) if mode == "linear" else None
-    spelling = draw(st.sampled_from(("function", "module")))
     most = LARGEST[signal.ndim]
+    factors: tuple[float, ...] | None = None
     if target is None and draw(st.booleans()):
         options = [[f for f in _FACTORS if 1 <= scaled_extent(n, f) <= max(n, most)] for n in signal.extents]
-        factors = tuple(draw(st.sampled_from(factors)) for factors in options)
-        recompute = draw(st.sampled_from((None, False, True)))
-        return Interpolated(mode, None, factors, align_corners, recompute, spelling)
-    if target is None:
-        target = tuple(draw(st.integers(max(1, n // 2), max(n, min(2 * n + 1, most)))) for n in signal.extents)
-    return Interpolated(mode, target, None, align_corners, None, spelling)
+        factors = tuple(draw(st.sampled_from(allowed)) for allowed in options)
+        is_nearest_safe = signal.ndim == 2 or all(factor in (1.0, 2.0) for factor in factors)
+    else:
+        if target is None:
+            target = tuple(draw(st.integers(max(1, n // 2), max(n, min(2 * n + 1, most)))) for n in signal.extents)
+        is_nearest_safe = signal.ndim == 2 or is_whole_ratio(signal.extents, target)
+    mode = draw(st.sampled_from(("nearest", "linear", "nearest-exact") if is_nearest_safe else ("linear",)))
+    align_corners = draw(st.sampled_from((None, False, True))) if mode == "linear" else None
+    recompute = draw(st.sampled_from((None, False, True))) if factors else None
+    return Interpolated(mode, target, factors, align_corners, recompute, draw(st.sampled_from(("function", "module"))))
 
 
 @dataclass(frozen=True, repr=False)

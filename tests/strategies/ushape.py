@@ -17,7 +17,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
 
 from tests.strategies import op_modules
-from tests.strategies.axis import Window, transposed_extent, transposed_windows
+from tests.strategies.axis import Window, is_whole_ratio, transposed_extent, transposed_windows
 from tests.strategies.draws import Extents, draw_conv, draw_input, draw_path, draw_recipe, draw_windowed, per_axis
 from tests.strategies.ops import AvgPool, Conv, MaxPool
 from tests.strategies.recipe import Node, Printed, Recipe, Signal
@@ -235,6 +235,8 @@ def draw_up(draw: DrawFn, risen: Signal, skip: Signal, factors: Extents) -> Tran
         bias = draw(st.booleans())
         return Transposed(channels, kernel, stride, padding, dilation, output_padding, groups, bias)
     modes: list[Mode] = ["nearest", "linear", "linear"]
+    if kind == "resize" and risen.ndim != 2 and not is_whole_ratio(risen.extents, skip.extents):
+        modes = ["linear"]
     mode = draw(st.sampled_from(modes))
     align_corners = mode == "linear" and draw(st.booleans())
     return Resize(mode, align_corners) if kind == "resize" else Scale(factors, mode, align_corners)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -109,13 +110,28 @@ def receptive_field(  # noqa: PLR0913 - every option is a keyword
             )
         tile = _resolve_tile_size(tile_size, streamed.part)
         values = streamed.fields("analytic" if missing else method, tile)
-    whole = [str(axis) for axis, size in enumerate(tile) if size >= streamed.image_extents[axis]]
     notes = [f"the rule of {missing} has no count form; nothing was probed"] if missing else []
-    if whole:
-        notes.append(f"the tile is the whole image along axis {', '.join(whole)}, so there is no overlap")
+    notes += _border_notes(streamed, tile)
     size = arguments.image.shape
     used: Method = "analytic" if missing else method
-    return ReceptiveFieldReport(traced.name, size, tile, used, streamed.part.frontier, values, "; ".join(notes))
+    return ReceptiveFieldReport(traced.name, size, tile, used, streamed.part.frontier, values, tuple(notes))
+
+
+def _border_notes(streamed: _Streamed, tile: tuple[int, ...]) -> list[str]:
+    """What is to be said of a tile that is the whole image, or too near to its ends."""
+    whole, near = [], []
+    for axis, (extent, size) in enumerate(zip(streamed.image_extents, tile, strict=True)):
+        if size == extent:
+            whole.append(str(axis))
+        elif (extent - size) // 2 < plain_receptive_field(streamed.part, axis):
+            near.append(str(axis))
+    notes = [f"the tile is the whole image along axis {', '.join(whole)}: there is no overlap"] if whole else []
+    if near:
+        notes.append(
+            f"along axis {', '.join(near)} less than a receptive field lies between the tile and the image's ends,\n"
+            "      which cuts the overlaps short: give a larger input_size"
+        )
+    return notes
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,7 @@ class _Streamed:
             ]
             values += [
                 self._value_field(name, source, tuple(fields[name] for fields in (first, *others)))
-                for name in self.part.order
+                for name in (source, *self.part.order)
                 if name in first
             ]
         return tuple(values)
@@ -202,6 +218,7 @@ class _Streamed:
                 )
         overlaps = tile_overlaps(problem, place_tiles(problem.extent(source), coarsest, tile_size))
         literal = literal_overlaps(part, self.rules, self.contexts, axis, tile_size)
+        fields = {source: AxisField(1, Fraction(1), 0, 0, None, None), **fields}
         found = {}
         for name, field in fields.items():
             forward, backward = overlaps.get(name, (None, None))

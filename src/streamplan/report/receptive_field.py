@@ -64,8 +64,8 @@ class ReceptiveFieldReport:
     cut: tuple[str, ...]
     """Names of the values at the cut."""
     values: tuple[ValueField, ...]
-    """All streamed values in the order of computation, once for each input they depend on."""
-    note: str = ""
+    """The image and all streamed values in the order of computation, once for each input they depend on."""
+    notes: tuple[str, ...] = ()
     """What restricts the numbers."""
 
     @property
@@ -95,7 +95,7 @@ def _text(report: ReceptiveFieldReport) -> Iterator[str]:
     shown = _telling(report)
     size = f"({', '.join(map(str, report.input_size))})"
     yield f"{report.model}: receptive field and tile overlap by {_METHODS[report.method]}"
-    yield f"  input {size}, tile {_by(report.tile_size)}, cut {_shorten(', '.join(report.cut), 60)}"
+    yield f"  input {size}, tile {_by(report.tile_size)}"
     yield ""
     yield from _table(report, shown)
     hidden = len({value.value for value in report.values} - {value.value for value in shown})
@@ -103,8 +103,8 @@ def _text(report: ReceptiveFieldReport) -> Iterator[str]:
         yield f"  (* at the cut; {hidden} more in .values, those that read one value at the same position among them)"
     else:
         yield "  (* at the cut)"
-    if report.note:
-        yield f"note: {report.note}"
+    for note in report.notes:
+        yield f"note: {note}"
 
 
 def _telling(report: ReceptiveFieldReport) -> list[ValueField]:
