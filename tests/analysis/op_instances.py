@@ -1,4 +1,4 @@
-"""Random single operations of every family with windows, and what they read, found by poisoning one sample at a time."""
+"""Random single operations of every family with windows, and what they read, found by poisoning single samples."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Instance:
     size: tuple[int, ...]
     axis: int
     is_linear: bool = False
+    is_dilated: bool = False
 
     def __repr__(self) -> str:
         return f"{self.text} on {self.size}, axis {self.axis}"
@@ -32,8 +33,9 @@ class Instance:
 def true_spans(instance: Instance) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """What each output position must be said to read, at least and at most, from first to last.
 
-    NaN in one input position reaches the outputs that read it, whatever their weights. Only a linear resize leaves a
-    choice: where a position falls on a sample, rounding decides whose neighbour is read with weight 0.
+    NaN in one input position reaches the outputs that read it, whatever their weights. Two leave a choice: where the
+    position of a linear resize falls on a sample, rounding decides whose neighbour is read with weight 0; and a dilated
+    kernel counts as filled, which at borders and behind strides can be more than its first to its last sample.
     """
     torch.manual_seed(0)
     model = instance.build().double().eval()
@@ -47,7 +49,7 @@ def true_spans(instance: Instance) -> tuple[list[tuple[int, int]], list[tuple[in
         reached = _along(model(poisoned).isnan(), dim)
         if not instance.is_linear:
             exact = [_span(column) for column in reached.T]
-            return exact, exact
+            return exact, [(0, count)] * len(exact) if instance.is_dilated else exact
         weighty = _along(model(weights).abs() > 1e-9, dim)
     least = [_span(column) for column in weighty.T]
     return least, [(max(0, start - 1), min(count, stop + 1)) for start, stop in least]
@@ -71,14 +73,16 @@ def convolutions(draw: DrawFn) -> Instance:
     if s == 1 and draw(st.booleans()):
         p = "same"
     if draw(st.booleans()):
-        return Instance(f"Conv1d({k}, {s}, {p}, {d})", lambda: nn.Conv1d(2, 2, k, s, p, d, 2), (1, 2, n), 0)
+        return Instance(
+            f"Conv1d({k}, {s}, {p}, {d})", lambda: nn.Conv1d(2, 2, k, s, p, d, 2), (1, 2, n), 0, is_dilated=d > 1
+        )
     axis = draw(st.integers(0, 1))
     other = (1, 1, 0 if p != "same" else p, 1)
     pairs = [(a, b) if axis == 0 else (b, a) for a, b in zip((k, s, p, d), other, strict=True)]
     if p == "same":
         pairs[2] = "same"  # type: ignore[call-overload]
     size = (1, 2, n, 3) if axis == 0 else (1, 2, 3, n)
-    return Instance(f"Conv2d{tuple(pairs)}", lambda: nn.Conv2d(2, 1, *pairs), size, axis)
+    return Instance(f"Conv2d{tuple(pairs)}", lambda: nn.Conv2d(2, 1, *pairs), size, axis, is_dilated=d > 1)
 
 
 @st.composite
@@ -88,7 +92,7 @@ def transposed(draw: DrawFn) -> Instance:
     extra = draw(st.integers(0, max(s, d) - 1))
     p = draw(st.integers(0, (whole + extra - 1) // 2))
     text = f"ConvTranspose1d({k}, {s}, {p}, {extra}, dilation={d})"
-    return Instance(text, lambda: nn.ConvTranspose1d(2, 1, k, s, p, extra, dilation=d), (1, 2, n), 0)
+    return Instance(text, lambda: nn.ConvTranspose1d(2, 1, k, s, p, extra, dilation=d), (1, 2, n), 0, is_dilated=d > 1)
 
 
 @st.composite
@@ -103,7 +107,11 @@ def pools(draw: DrawFn) -> Instance:
         p = 0
     if is_max:
         return Instance(
-            f"MaxPool1d({k}, {s}, {p}, {d}, {ceil=})", lambda: nn.MaxPool1d(k, s, p, d, False, ceil), (1, 2, n), 0
+            f"MaxPool1d({k}, {s}, {p}, {d}, {ceil=})",
+            lambda: nn.MaxPool1d(k, s, p, d, False, ceil),
+            (1, 2, n),
+            0,
+            is_dilated=d > 1,
         )
     include = draw(st.booleans())
     text = f"AvgPool2d(({k}, 1), ({s}, 1), ({p}, 0), {ceil=}, {include=})"
