@@ -122,7 +122,7 @@ def pools(draw: DrawFn) -> Instance:
 def pads(draw: DrawFn) -> Instance:
     n, mode = draw(st.integers(2, 10)), draw(st.sampled_from(["constant", "reflect", "replicate", "circular"]))
     most = {"constant": 9, "reflect": n - 1, "replicate": 9, "circular": n}[mode]
-    least = -(n - 1) // 2 if mode == "constant" else 0
+    least = -((n - 1) // 2) if mode == "constant" else 0
     pair = draw(st.integers(least, most)), draw(st.integers(least, most))
     axis = draw(st.integers(0, 1))
     amounts = (0, 0, *pair) if axis == 0 else (*pair, 0, 0)

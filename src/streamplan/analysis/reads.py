@@ -75,8 +75,8 @@ class PulledReads:
     def spans(self) -> tuple[Tensor, Tensor]:
         """See `EdgeReads`."""
         pulled = [self._axis_map.pull(Interval(o, o + 1)).clamp(self.num_inputs) for o in range(self._num_outputs)]
-        starts = torch.tensor([span.start if span.size else 0 for span in pulled])
-        return starts, starts + torch.tensor([span.size for span in pulled])
+        starts = torch.tensor([span.start if span.size else 0 for span in pulled], dtype=torch.long)
+        return starts, starts + torch.tensor([span.size for span in pulled], dtype=torch.long)
 
     def valid(self, inputs: Tensor) -> Tensor:
         """See `EdgeReads`."""
