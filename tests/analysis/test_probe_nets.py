@@ -126,7 +126,7 @@ def test_overlaps_are_what_brute_force_counts(name: str) -> None:
         reads[edge.key] = CountedReads(rule, rule_context(graph, graph[edge.reader], facts.maps), 0, *sizes)
     problem = AxisProblem(part, 0, part.input_maps[0], reads)
     leaves = [call.name for call in graph.calls if call.op not in ("input", "add") and call.module_path]
-    own = [name for name in leaves if not (graph[name].op == "relu" and not graph[name].module_type == "ReLU")]
+    own = [name for name in leaves if not (graph[name].op == "relu" and graph[name].module_type != "ReLU")]
     for start in range(20, 25):
         for size in (43, 44, 50):
             tile = Interval(start, start + size)

@@ -40,17 +40,17 @@ class Case:
     build: Callable[[], nn.Module]
     size: tuple[int, ...]
     ends: str = ""
-    """How the reason of the first barrier begins; "" for a net that is local to its end."""
+    """The first barrier, as the net spells it; "" for a net that is local to its end."""
     cut: str = "latest"
 
 
 CASES = [
-    Case("alexnet", lambda: alexnet(4, 5, (227, 163)), (2, 3, 227, 163), "view"),
-    Case("antialiased", lambda: antialiased_resnet18(2, 5), (1, 3, 541, 41), "adaptive_avg_pool"),
-    Case("antialiased_layer2", lambda: antialiased_resnet18(2, 5, 5), (2, 3, 149, 133), "adaptive_avg_pool", "layer2"),
-    Case("antialiased_filt3", lambda: antialiased_resnet18(2, 5, 3), (2, 3, 79, 83), "adaptive_avg_pool", "layer1"),
-    Case("convnext", lambda: convnext_tiny(4, 5, ONE_EACH, 0.5), (1, 3, 451, 64), "adaptive_avg_pool"),
-    Case("convnext_2", lambda: convnext_tiny(4, 5, ONE_EACH, 0.5), (2, 3, 93, 101), "adaptive_avg_pool", "features.2"),
+    Case("alexnet", lambda: alexnet(4, 5, (227, 163)), (2, 3, 227, 163), "flatten"),
+    Case("antialiased", lambda: antialiased_resnet18(2, 5), (1, 3, 541, 41), "AdaptiveAvgPool2d"),
+    Case("antialiased_layer2", lambda: antialiased_resnet18(2, 5, 5), (2, 3, 149, 133), "AdaptiveAvgPool2d", "layer2"),
+    Case("antialiased_filt3", lambda: antialiased_resnet18(2, 5, 3), (2, 3, 79, 83), "AdaptiveAvgPool2d", "layer1"),
+    Case("convnext", lambda: convnext_tiny(4, 5, ONE_EACH, 0.5), (1, 3, 451, 64), "AdaptiveAvgPool2d"),
+    Case("convnext_2", lambda: convnext_tiny(4, 5, ONE_EACH, 0.5), (2, 3, 93, 101), "AdaptiveAvgPool2d", "features.2"),
     Case("convnext_original", lambda: convnext_tiny_original(4, 5, ONE_EACH, 0.5), (1, 3, 451, 64), "mean"),
     Case(
         "convnext_original_0", lambda: convnext_tiny_original(4, 5, ONE_EACH, 0.5), (2, 3, 93, 57), "mean", "stages.0"
@@ -59,12 +59,14 @@ CASES = [
     Case("espcn_4", lambda: espcn(4, 4), (1, 1, 23, 31)),
     Case("fpn", lambda: fpn_resnet18(2, ONE_EACH), (1, 3, 415, 37)),
     Case("hrnet", lambda: hrnet(2, (1, 1, 1), 1), (1, 3, 416, 32)),
-    Case("nfnet", lambda: nfnet_f0(8, 5, ONE_EACH, squeeze=False, skipinit=0.7), (2, 3, 287, 65), "adaptive_avg_pool"),
+    Case(
+        "nfnet", lambda: nfnet_f0(8, 5, ONE_EACH, squeeze=False, skipinit=0.7), (2, 3, 287, 65), "adaptive_avg_pool2d"
+    ),
     Case(
         "nfnet_by_hand",
         lambda: nfnet_f0(8, 5, ONE_EACH, squeeze=False, by_hand=True, skipinit=0.7),
         (2, 3, 67, 283),
-        "adaptive_avg_pool",
+        "adaptive_avg_pool2d",
     ),
     Case("shufflenet", lambda: shufflenet_v2(4, 5), (2, 3, 523, 33), "mean"),
     Case("shufflenet_stage3", lambda: shufflenet_v2(6, 5, (2, 2, 2)), (2, 3, 163, 139), "mean", "stage3"),
@@ -114,23 +116,23 @@ EARLY = [
     Case("segnet", lambda: segnet(2, 3), (2, 3, 64, 47)),
 ]
 ENDS = {
-    # net: module of the first barrier, its locality and operation; modules of the cut values; a tile
+    # net: module of the first barrier, its locality, the call as the net spells it; modules of the cut values; a tile
     "nfnet_squeeze": (
         ("stages.0.0.attn_last", "global", "mean"),
         {"stages.0.0.conv3", "stages.0.0.downsample.conv"},
         (47, 41),
     ),
     "efficientnet": (
-        ("features.1.0.block.1.avgpool", "global", "adaptive_avg_pool"),
+        ("features.1.0.block.1.avgpool", "global", "AdaptiveAvgPool2d"),
         {"features.1.0.block.0.2"},
         (27, 21),
     ),
     "deeplabv3": (
-        ("classifier.0.convs.4.0", "global", "adaptive_avg_pool"),
+        ("classifier.0.convs.4.0", "global", "AdaptiveAvgPool2d"),
         {"backbone.layer4.0.relu", *(f"classifier.0.convs.{i}.2" for i in range(4))},
         (191, 65),
     ),
-    "segnet": (("pool", "unknown", "max_pool"), {"encoders.0.5"}, (19, 17)),
+    "segnet": (("pool", "unknown", "MaxPool2d"), {"encoders.0.5"}, (19, 17)),
 }
 
 

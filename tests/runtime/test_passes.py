@@ -194,3 +194,23 @@ def test_two_streamed_modules_of_one_model() -> None:
     of_fine = gradients(model)
     first.square().sum().backward()
     assert_same_results(gradients(model), of_fine, 1e-12)
+
+
+class _NormedChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.linear = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(self.conv(x)).transpose(1, 3)).transpose(1, 3)
+
+
+@pytest.mark.parametrize("tile_size", [(4, 1), (1, 4), (4, 4)])
+def test_batch_norm_of_one_row_whose_gradient_has_channels_last(tile_size: tuple[int, int]) -> None:
+    """Torch's own backward on the CPU is wrong there; the plain net's map has no extent of 1 and is right."""
+    model = _NormedChannelsLast().double().eval()
+    for tensor in (model.norm.weight, model.norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    streamed = streamplan.compile(model, tuple(x.shape), tile_size)
+    assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-12, str(tile_size))

@@ -127,6 +127,10 @@ class _OfImage(nn.Module):
 def _random_model(entry: ZooNet, arguments: tuple[Any, ...]) -> nn.Module:
     torch.manual_seed(1)
     model = entry.build().to(entry.dtype).eval()
+    for module in model.modules():
+        for name, value in list(vars(module).items()):  # tensors that are not buffers, which `to` leaves as they are
+            if isinstance(value, Tensor):
+                setattr(module, name, _converted(value, entry.dtype))
     with _without_flags(model, "downsample"):  # which the nets of `tests.nets` use for a shortcut branch
         randomize_(_OfImage(model, arguments[1:]), seed=1, sample=arguments[0])
     return model

@@ -41,7 +41,7 @@ class ZooNet:
     arguments: Callable[[], tuple[Any, ...]]
     """Makes the arguments of a call, the image first, in float64."""
     dtype: torch.dtype = torch.float64
-    """What the net can compute in: some nets of MONAI convert to float32 themselves."""
+    """What the net can compute in: VQVAE converts to float32 by itself."""
 
     @property
     def name(self) -> str:
@@ -501,7 +501,7 @@ def generator(_num_axes: int, size: Size, **options: Any) -> nn.Module:
     return nets.Generator((5,), (4, *(n // 4 for n in size[2:])), (4, 1), (2, 2), **options)
 
 
-@zoo_net("GlobalNet", (1, 2, 64, 32), (1, 2, 32, 16, 16), norm="batch", dtype=torch.float32)
+@zoo_net("GlobalNet", (1, 2, 64, 32), (1, 2, 32, 16, 16), norm="batch")
 def global_net(num_axes: int, size: Size) -> nn.Module:
     return nets.GlobalNet(list(size[2:]), num_axes, 2, 2, 2)
 

@@ -31,9 +31,9 @@ Every network class of `monai.networks.nets` that can be built with the packages
 planned and verified: {summary}.
 
 `streamplan.verify` compares the streamed net with the plain net in float64: outputs, the gradient of every parameter
-and of the image, buffers. The largest error allowed is 1e-10; in the two nets that MONAI computes in float32
-whatever their dtype (GlobalNet, VQVAE) it is 1e-4. Nets are in eval mode and have few channels and random weights,
-BatchNorm statistics included. This page is made by
+and of the image, buffers. The largest error allowed is 1e-10; in VQVAE, which converts to float32 by itself, it
+is 1e-4. Nets are in eval mode and have few channels and random weights, BatchNorm statistics included. This page is
+made by
 
 ```sh
 make zoo

@@ -94,8 +94,8 @@ class ReceptiveFieldReport:
 def _text(report: ReceptiveFieldReport) -> Iterator[str]:
     shown = _telling(report)
     size = f"({', '.join(map(str, report.input_size))})"
-    yield f"{report.model}: receptive field and tile overlap by {_METHODS[report.method]}"
-    yield f"  input {size}, tile {_by(report.tile_size)}"
+    yield f"{report.model}: receptive field and tile overlap, in samples and positions per axis"
+    yield f"  input {size}, tile {_by(report.tile_size)}; by {_METHODS[report.method]}"
     yield ""
     yield from _table(report, shown)
     hidden = len({value.value for value in report.values} - {value.value for value in shown})

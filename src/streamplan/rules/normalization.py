@@ -26,11 +26,11 @@ class BatchNorm(Rule):
         return POINTWISE
 
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
-        """`F.batch_norm(x, mean, var, weight, bias, eps=1e-05)`."""
+        """`t.batch_norm(x, mean, var, weight, bias, eps=1e-05)`."""
         arguments = ctx.call.arguments
         names = ("running_mean", "running_var", "weight", "bias")
         parts = [code.window(map_reference(arguments["input"])), *(code.value(arguments[name]) for name in names)]
-        return f"F.batch_norm({', '.join(parts)}, eps={arguments['eps']!r})"
+        return f"t.batch_norm({', '.join(parts)}, eps={arguments['eps']!r})"
 
 
 class LayerNorm(Rule):

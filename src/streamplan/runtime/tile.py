@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +139,27 @@ class Tile:
         x = pad_constant(x, border, 0.0)
         return x if bias is None else x + bias.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
 
+    def batch_norm(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        eps: float,
+    ) -> Tensor:
+        """Batch normalisation with running statistics.
+
+        On the CPU torch's backward is wrong for a map with an extent of 1 whose memory order is ambiguous, as a tile of
+        one row may be: then the map and its gradient are brought into one order.
+        """
+        if x.device.type != "cpu" or 1 not in (x.shape[0], *x.shape[2:]):
+            return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+        normed = F.batch_norm(x.contiguous(), mean, variance, weight, bias, eps=eps)
+        ordered: Tensor = _ContiguousGradient.apply(normed)  # type: ignore[no-untyped-call]
+        return ordered
+
     def rescale(self, x: Tensor, call: str) -> Tensor:
         """Turn averages over full windows into averages over the samples that count."""
         for dim, out, axis_map in self._lookups(call):
@@ -198,6 +220,18 @@ class Tile:
         source = self._segment.first_source[call]
         axis = self._segment.dims[source].index(dim)
         return self.steps[axis].reads[call, source].span.start
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity; its gradient is contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].contiguous()
 
 
 def pad_constant(x: Tensor, border: list[tuple[int, int]], fill: float) -> Tensor:
