@@ -111,7 +111,9 @@ def _ask_rule(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec]) -> Verdic
         return Verdict(Locality.UNKNOWN, problem)
     axes = call.arguments.get("num_axes", context.num_axes)
     if call.output is None:
-        problem = problem or "it does not return one tensor"
+        has_indices = bool(call.arguments.get("return_indices"))
+        reason = "its indices count positions of the whole map" if has_indices else "it does not return one tensor"
+        problem = problem or reason
     elif axes != context.num_axes:
         problem = problem or f"it takes maps of {axes} axes, this one has {context.num_axes}"
     elif not rule.joins_maps and (

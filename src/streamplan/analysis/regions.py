@@ -152,13 +152,17 @@ def _sample(position: int, extent: int) -> Interval:
 
 
 def receptive_field(part: StreamedPart, axis: int) -> int:
-    """Image samples that one position of the coarsest cut value reads, were the image unbounded.
+    """Image samples that one position reads, were the image unbounded; the most of all cut values.
 
     Maps that look positions up in a table know their input only, so pulls through them stay inside it.
     """
-    coarsest = min(part.frontier, key=lambda name: part.extents[name][axis])
-    middle = part.extents[coarsest][axis] // 2
-    wanted: dict[str, list[Interval]] = {coarsest: [Interval(middle, middle + 1)]}
+    return max(_field_of(part, axis, name) for name in part.frontier)
+
+
+def _field_of(part: StreamedPart, axis: int, name: str) -> int:
+    """Receptive field of one value, at the middle of its extent."""
+    middle = part.extents[name][axis] // 2
+    wanted: dict[str, list[Interval]] = {name: [Interval(middle, middle + 1)]}
     regions: dict[str, Interval] = {}
     for edge in reversed(part.edges):
         if edge.reader not in regions:
