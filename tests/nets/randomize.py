@@ -97,7 +97,7 @@ def _damp_branch(module: nn.Module) -> None:
     is_residual = hasattr(module, "downsample") or getattr(module, "use_res_connect", False)
     if not is_residual:
         return
-    of_shortcut = set() if shortcut is None else set(shortcut.modules())
+    of_shortcut = set(shortcut.modules()) if isinstance(shortcut, nn.Module) else set()
     norms = [m for m in module.modules() if isinstance(m, _BATCH_NORMS) and m not in of_shortcut]
     if norms and norms[-1].weight is not None:
         norms[-1].weight.mul_(_BRANCH_GAIN)

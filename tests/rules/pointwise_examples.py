@@ -154,6 +154,25 @@ _CHANNELS = [
 ]
 
 
+_REPETITIONS = [
+    function("expand", "channels", lambda net, x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1) * 2, SIZE_2D),
+    function("expand", "new dimension", lambda net, x: x.expand(5, *x.shape).sin().sum(0), SIZE_2D),
+    function("expand", "like another map", lambda net, x: x[:, :1].expand_as(x) * x, SIZE_1D),
+    function("expand", "broadcast_to", lambda net, x: torch.broadcast_to(x[:, 1:2], x.shape) + x, SIZE_3D),
+    function("repeat", "channels", lambda net, x: x.repeat(1, 3, 1, 1).sin(), SIZE_2D),
+    function("repeat", "new dimension", lambda net, x: x.repeat([2, 1, 1, 1, 1]).mean(0) * x, SIZE_2D),
+    function("repeat", "tile", lambda net, x: torch.tile(x.movedim(1, -1), (2,)).sin(), SIZE_2D),
+    function("repeat_interleave", "channels", lambda net, x: torch.repeat_interleave(x, 2, dim=1).sin(), SIZE_2D),
+    function("repeat_interleave", "batch", lambda net, x: x.repeat_interleave(3, 0) * 2, SIZE_1D),
+    function("identity", "as_tensor", lambda net, x: torch.as_tensor(x.sin()) * x, _SMALL),
+    function("identity", "as_tensor, in place", lambda net, x: _aliased(x * 1), _SMALL),
+]
+
+
+def _aliased(x: Tensor) -> Tensor:
+    return torch.as_tensor(x).mul_(3) + x.sin()
+
+
 def _with_order() -> nn.Module:
     net = Net(lambda net, x: x.index_select(1, net.order))
     net.register_buffer("order", torch.tensor([2, 0, 0]))
@@ -162,6 +181,7 @@ def _with_order() -> nn.Module:
 
 POINTWISE = (
     *_CHANNELS,
+    *_REPETITIONS,
     example("index_select", "channels", _with_order, SIZE_2D),
     *_UNARY,
     *_ARITHMETIC,

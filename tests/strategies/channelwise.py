@@ -55,11 +55,15 @@ class _ShuffleModule(nn.Module):
         return torch.transpose(x, 1, 2).contiguous().view(batch, -1, *extents)
 
 
+PartitionKind = Literal["chunk", "split", "sizes", "unbind", "slices", "stack", "select", "repeat", "expand"]
+PARTITIONS = get_args(PartitionKind)
+
+
 @dataclass(frozen=True, repr=False)
 class Partition(Node):
     """Channels taken apart, changed one by one, and put together in reverse."""
 
-    how: Literal["chunk", "split", "sizes", "unbind", "slices", "stack", "select"]
+    how: PartitionKind
     parts: int = 2
 
     def after(self, signal: Signal) -> Signal:
@@ -83,6 +87,13 @@ class _PartitionModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "stack":
             return torch.stack((x, torch.tanh(x), -x), dim=2).sum(2)
+        if self.how == "repeat":
+            rest = (1,) * (x.dim() - 2)
+            return x.repeat(1, 2, *rest)[:, 1 : 1 + self.channels] + x.repeat_interleave(2, dim=1)[:, : self.channels]
+        if self.how == "expand":
+            return x * x[:, :1].expand_as(x) - torch.tile(
+                x.mean(1, keepdim=True), (self.channels,) + (1,) * (x.dim() - 2)
+            )
         if self.how == "unbind":
             return torch.stack([part * (1 + i) for i, part in enumerate(reversed(x.unbind(1)))], dim=1)
         if self.how == "select":
@@ -391,8 +402,7 @@ def draw_channelwise(draw: DrawFn, signal: Signal) -> Node:
     if kind == "affine":
         return Affine(draw(st.sampled_from(("parameter", "buffer", "scalar", "computed", "folded", "addcmul"))))
     if kind == "partition":
-        how = draw(st.sampled_from(("chunk", "split", "sizes", "unbind", "slices", "stack", "select")))
-        return Partition(how, draw(st.integers(2, 3)))
+        return Partition(draw(st.sampled_from(PARTITIONS)), draw(st.integers(2, 3)))
     if kind == "shuffle":
         groups = draw(st.sampled_from([g for g in (2, 3, 4, 1) if signal.channels % g == 0]))
         return ChannelShuffle(groups, draw(st.sampled_from(("view", "unflatten", "reshape"))))

@@ -36,8 +36,8 @@ def canonicalize(op: str, arguments: dict[str, Any], spec_of: SpecOf, output: An
         NoCanonicalFormError: The call uses a feature that no rule describes.
     """
     arguments = {name: value for name, value in arguments.items() if name not in ("inplace", "_stacklevel")}
-    if op == "view":  # the shape of the result says all: -1, start_dim and the like are resolved
-        return Canonical("view", {"input": arguments["input"]})
+    if op in ("view", "expand"):  # the shape of the result says all: -1, start_dim and the like are resolved
+        return Canonical(op, {"input": arguments["input"]})
     special = _SPECIAL.get(op)
     if special is not None:
         return special(op, arguments, spec_of)
@@ -166,6 +166,26 @@ def _slice_of(source: Any, shape: tuple[int, ...], dim: int, entry: Any) -> Cano
     return Canonical("slice", {"input": source, "index": tuple(index)})
 
 
+def _repeat(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical:
+    given = _tuple(arguments["repeats" if op == "repeat" else "dims"])
+    rank = _rank(arguments["input"], spec_of)  # only tile takes fewer numbers than there are dimensions
+    return Canonical("repeat", {"input": arguments["input"], "repeats": (1,) * (rank - len(given)) + given})
+
+
+def _repeat_interleave(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical:
+    if not isinstance(arguments["repeats"], int):
+        raise NoCanonicalFormError("a tensor says how often each entry is repeated")
+    if arguments["dim"] is None:
+        raise NoCanonicalFormError("without `dim` it flattens the map")
+    return Canonical(op, {name: arguments[name] for name in ("input", "repeats", "dim")})
+
+
+def _as_tensor(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical:
+    if arguments["dtype"] is not None or arguments["device"] is not None:
+        raise NoCanonicalFormError("no rule for it with a dtype or a device; `x.to(...)` has one")
+    return Canonical("identity", {"input": arguments["input"]})
+
+
 def _rank(reference: Any, spec_of: SpecOf) -> int:
     return len(spec_of(reference).shape)
 
@@ -190,5 +210,9 @@ _SPECIAL: dict[str, Callable[[str, dict[str, Any], SpecOf], Canonical]] = {
     "narrow": _narrow,
     "select": _select,
     "getitem": _getitem,
+    "repeat": _repeat,
+    "tile": _repeat,
+    "repeat_interleave": _repeat_interleave,
+    "as_tensor": _as_tensor,
 }
 """Operations whose arguments need more than their names."""

@@ -142,6 +142,13 @@ _CALLS = {
     "var std": "input dim=None unbiased=None keepdim=False correction=None",
     "matmul bmm": "input other",
     "view reshape": "input *shape",
+    "expand": "input *size",
+    "expand_as": "input other",
+    "repeat": "input *repeats",
+    "tile": "input *dims",
+    "broadcast_to": "input size",
+    "repeat_interleave": "input repeats dim=None output_size=None",
+    "as_tensor": "input dtype=None device=None",
 }  # fmt: skip
 _CONVOLUTION = "input weight bias=None stride=1 padding=0 dilation=1 groups=1"
 _TRANSPOSED = "input weight bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1"
@@ -155,7 +162,7 @@ def _canonical(name: str) -> str:
     special = {
         "swapaxes": "transpose", "clone": "identity", "contiguous": "identity", "bmm": "matmul",
         "float": "to", "half": "to", "double": "to", "bfloat16": "to", "reshape": "view", "flatten": "view",
-        "unflatten": "view", "squeeze": "view", "unsqueeze": "view",
+        "unflatten": "view", "squeeze": "view", "unsqueeze": "view", "expand_as": "expand", "broadcast_to": "expand",
     }  # fmt: skip
     return "dropout" if "dropout" in name else special.get(name, name)
 

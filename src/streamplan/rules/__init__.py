@@ -9,6 +9,7 @@ from streamplan.rules import (
     pointwise,
     pooling,
     reshaping,
+    repetition,
     resizing,
 )
 from streamplan.rules.base import CodeWriter, Locality, MapSpec, Rule, RuleContext, Verdict
@@ -16,7 +17,9 @@ from streamplan.rules.local import LocalRule
 from streamplan.rules.reasons import REASONS
 from streamplan.rules.registry import register, registered_ops, rule_for, user_rule_identity
 
-FAMILIES = (convolution, pooling, pointwise, channels, normalization, padding, resizing, indexing, reshaping)
+FAMILIES = (
+    convolution, pooling, pointwise, channels, repetition, normalization, padding, resizing, indexing, reshaping
+)  # fmt: skip
 """The modules whose import registers the rules."""
 
 __all__ = [

@@ -11,11 +11,7 @@ REASONS: dict[str, str] = {
     "scaled_dot_product_attention": "attention reads every position",
     "multi_head_attention": "attention reads every position",
     "matmul": _MIXES,
-    "einsum": _MIXES,
     "unfold": _MIXES,
-    "fold": _MIXES,
     "grid_sample": "it reads positions that only the data determine",
-    "fft": "a Fourier transform reads every position",
-    "cumsum": "it accumulates along the map",
 }
 """Canonical operation to the reason it is GLOBAL."""
