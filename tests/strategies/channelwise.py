@@ -7,7 +7,7 @@ Parameters that `randomize_` does not draw begin as ramps: equal recipes build e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F

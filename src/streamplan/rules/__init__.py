@@ -8,8 +8,8 @@ from streamplan.rules import (
     padding,
     pointwise,
     pooling,
-    reshaping,
     repetition,
+    reshaping,
     resizing,
 )
 from streamplan.rules.base import CodeWriter, Locality, MapSpec, Rule, RuleContext, Verdict
