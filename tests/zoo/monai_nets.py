@@ -258,7 +258,7 @@ def vista3d(_num_axes: int, _size: Size) -> nn.Module:
     return nets.vista3d132(encoder_embed_dim=8)
 
 
-@zoo_net("VNet", (1, 1, 128, 32), (1, 1, 64, 16, 16), norm="batch")
+@zoo_net("VNet", (1, 1, 768, 16), (1, 1, 64, 16, 16), norm="batch")
 def vnet(num_axes: int, _size: Size) -> nn.Module:
     return nets.VNet(num_axes, 1, 2, dropout_dim=num_axes)
 

@@ -28,7 +28,7 @@ _PACKAGES = ("monai", "torch", "numpy")
 _PAGE = """# The zoo
 
 Every network class of `monai.networks.nets` that can be built with the packages of the test suite, in 2-D and in 3-D,
-planned and verified: {summary}.
+planned and verified with recomputed and with carried halos: {summary}.
 
 `streamplan.verify` compares the streamed net with the plain net in float64: outputs, the gradient of every parameter
 and of the image, buffers. The largest error allowed is 1e-10; in VQVAE, which converts to float32 by itself, it
@@ -47,12 +47,13 @@ on one CPU thread per net, with Python {python}, {packages}.
   size of the image here, which is small, the latest does not divide into two tiles.
 - **share streamed** is the part of the plain net's activations, in bytes, and of its forward FLOPs that stands before
   this cut. Both depend on the image size and on the channels, which are small here.
+- **error** is the worst of all tensors, with either policy of `halo`; **tiles** are those of `recompute`.
 - **ends at** is the first operation that is not local; empty if the whole net is.
 
 ## Verified
 
-| net | axes | norm | cut | bytes streamed | FLOPs streamed | tiles | worst error | ends at |
-|---|---|---|---|--:|--:|--:|--:|---|
+| net | axes | norm | cut | bytes streamed | FLOPs streamed | tiles | error, recompute | error, reuse | ends at |
+|---|---|---|---|--:|--:|--:|--:|--:|---|
 {verified}
 
 ## Refused
@@ -104,7 +105,8 @@ def _run(names: list[str], num_jobs: int) -> Iterator[tuple[str, Outcome]]:
 def _details(outcome: Outcome) -> str:
     if outcome.verdict != "verified":
         return outcome.reason.replace("[", r"\[")
-    return f"{outcome.streamed_flops_share:6.1%} of the FLOPs, {outcome.num_tiles} tiles, error {outcome.error:.1e}"
+    errors = " ".join(f"{error:.0e}" for error in outcome.errors)
+    return f"{outcome.streamed_flops_share:6.1%} of the FLOPs, {outcome.num_tiles} tiles, errors {errors}"
 
 
 def _summary(outcomes: dict[str, Outcome]) -> str:
@@ -137,7 +139,8 @@ def _verified_row(name: str, outcome: Outcome) -> str:
     cut = f"`{outcome.cut}`" + ("" if outcome.is_latest_cut else " \\*")
     shares = f"{outcome.streamed_bytes_share:.1%} | {outcome.streamed_flops_share:.1%}"
     barrier = f"`{outcome.barrier}`" if outcome.barrier else ""
-    return f"| {_head(name)} | {cut} | {shares} | {outcome.num_tiles} | {outcome.error:.0e} | {barrier} |"
+    errors = " | ".join(f"{error:.0e}" for error in outcome.errors)
+    return f"| {_head(name)} | {cut} | {shares} | {outcome.num_tiles} | {errors} | {barrier} |"
 
 
 def _other_row(name: str, outcome: Outcome) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from streamplan.api.module import StreamedModule
-from streamplan.api.requests import check_model, resolve_arguments
+from streamplan.api.requests import check_model, cut_option, resolve_arguments
 from streamplan.errors import OptionError
 from streamplan.options import BatchNormPolicy, HaloPolicy, Options
 from streamplan.planning import Plan, build_plan
@@ -76,7 +76,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         return StreamedModule(
             model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress
         )
-    options = Options(_tile_size(tile_size), _cut(cut), halo, batch_norm)
+    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return StreamedModule(model, arguments, options, device=_device(model, device), progress=progress)
 
@@ -101,7 +101,7 @@ def plan(  # noqa: PLR0913 - every option is a keyword
         The plan; `print` shows it as a report.
     """
     model = check_model(model)
-    options = Options(_tile_size(tile_size), _cut(cut), halo, batch_norm)
+    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return build_plan(model, arguments, options, _device(model, device))
 
@@ -123,7 +123,3 @@ def _tile_size(tile_size: Any) -> int | tuple[int, ...] | None:
     if isinstance(tile_size, list | tuple):
         return tuple(as_integer(item) for item in tile_size)
     return None if tile_size is None else cast(int, as_integer(tile_size))
-
-
-def _cut(cut: Any) -> str | tuple[str, ...]:
-    return tuple(cut) if isinstance(cut, list) else cut

@@ -121,3 +121,8 @@ def _check_rank(model: nn.Module, arguments: CallArguments) -> None:
         if len(shape) < rank
         else f"give {rank} numbers",
     )
+
+
+def cut_option(cut: Any) -> str | tuple[str, ...]:
+    """The `cut` argument with a list as a tuple; anything else is checked with the options."""
+    return tuple(cut) if isinstance(cut, list) else cut

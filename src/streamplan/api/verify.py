@@ -22,10 +22,10 @@ from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import tensors_in_order
 from streamplan.api.module import StreamedModule
-from streamplan.api.requests import bind_call, check_model, resolve_arguments
+from streamplan.api.requests import bind_call, check_model, cut_option, resolve_arguments
 from streamplan.errors import VerificationError
 from streamplan.ir import TensorSpec
-from streamplan.options import Options
+from streamplan.options import BatchNormPolicy, HaloPolicy, Options
 from streamplan.planning import Plan
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_device
@@ -90,6 +90,9 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     *,
     inputs: Any = None,
     plan: Plan | None = None,
+    cut: str | tuple[str, ...] = "latest",
+    halo: HaloPolicy = "auto",
+    batch_norm: BatchNormPolicy = "error",
     dtype: torch.dtype = torch.float64,
     rtol: float = 1e-10,
     seed: int = 0,
@@ -105,7 +108,11 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         input_size: Size of a random image, batch and channels included.
         tile_size: As for `compile`.
         inputs: Instead of `input_size`: real inputs, a tensor, a tuple of positional or a dict of keyword arguments.
-        plan: A plan whose cut, tile size and BatchNorm policy to verify; also its input size, if no other is given.
+        plan: A plan whose cut, tile size, halo and BatchNorm policy to verify instead of those given; also its input
+            size, if no other is given.
+        cut: As for `compile`.
+        halo: As for `compile`.
+        batch_norm: As for `compile`.
         dtype: Floating-point dtype to compare in.
         rtol: Largest relative error that counts as exact.
         seed: Seed of the random image, the cotangents, and any randomness in the resident part.
@@ -121,7 +128,7 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = _call_inputs(plain, input_size, inputs, plan, dtype, generator)
     options = (
-        Options()
+        Options(cut=cut_option(cut), halo=halo, batch_norm=batch_norm)
         if plan is None
         else Options(cut=plan.requested_cut or "latest", halo=plan.halo, batch_norm=plan.batch_norm)
     )
