@@ -120,7 +120,7 @@ def test_flavours_are_all_drawn() -> None:
     """A flavour that is never drawn tests nothing; counted over the node names in printed recipes."""
     texts: list[str] = []
 
-    @settings(max_examples=400, deadline=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=600, deadline=None, derandomize=True, phases=[Phase.generate])
     @given(flavour_nets())
     def collect(recipe: Recipe) -> None:
         texts.append(repr(recipe))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from streamplan.errors import OptionError
 
@@ -16,6 +18,36 @@ BATCH_NORM_POLICIES = ("error", "frozen", "resident")
 HALO_POLICIES = ("auto", "recompute", "reuse")
 
 
+PASSES = MappingProxyType(
+    {
+        "fold_batch_norm": "eval-mode BatchNorm folded into the convolution before it, differentiably",
+        "native_padding": "zero padding equal on both sides of a tile stays inside the operation",
+        "inplace": "activations and sums written over an operand that nothing else reads",
+        "channels_last": "tiles and convolution weights in channels-last memory order",
+        "keep_last_tile": "the last tile is not computed again: the backward pass begins with it",
+    }
+)
+"""What is done to make tiles cheap, by name, in the order it is done."""
+
+
+def resolve_passes(passes: Any) -> tuple[str, ...]:
+    """The `passes` argument as names in the order of `PASSES`.
+
+    Raises:
+        OptionError: A name is not known.
+    """
+    names: Sequence[Any] = tuple(PASSES) if passes == "all" else (passes,) if isinstance(passes, str) else tuple(passes)
+    for name in names:
+        if name not in PASSES:
+            known = ", ".join(map(repr, PASSES))
+            raise OptionError(
+                f"passes={passes!r} is not known",
+                why=f"{name!r} is not a lowering pass",
+                do=f'pass "all" or a tuple of {known}',
+            )
+    return tuple(name for name in PASSES if name in names)
+
+
 @dataclass(frozen=True)
 class Options:
     """What `compile` was asked for, besides sizes; it applies again when another image size is planned."""
@@ -26,6 +58,8 @@ class Options:
     """Where the resident part begins."""
     halo: HaloPolicy = "auto"
     batch_norm: BatchNormPolicy = "error"
+    passes: tuple[str, ...] = tuple(PASSES)
+    """Lowering passes, by name."""
 
     def __post_init__(self) -> None:
         _check_choice("halo", self.halo, HALO_POLICIES)

@@ -176,7 +176,7 @@ REFUSALS = [
     ),
     refusal(
         "plan_of_another_version",
-        lambda: stored_plan(version=('"format_version": 1', '"format_version": 99')),
+        lambda: stored_plan(version=('"format_version": 2', '"format_version": 99')),
         errors.PlanMismatchError,
         ValueError,
     ),

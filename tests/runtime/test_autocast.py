@@ -73,7 +73,7 @@ def test_recomputation_enters_autocast_again() -> None:
         out.float().sum().backward()
     finally:
         torch.nn.functional.avg_pool2d = plain_conv
-    assert len(dtypes) == 2 * streamed.plan.num_tiles
+    assert len(dtypes) == 2 * streamed.plan.num_tiles - 1  # the last tile is computed once
     assert len(set(dtypes)) == 1
     assert not torch.is_autocast_enabled("cpu")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from streamplan.api.module import StreamedModule
 from streamplan.api.requests import check_model, cut_option, resolve_arguments
 from streamplan.errors import OptionError
-from streamplan.options import BatchNormPolicy, HaloPolicy, Options
+from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_passes
 from streamplan.planning import Plan, build_plan
 from streamplan.planning.arguments import as_integer
 from streamplan.planning.model import default_device
@@ -26,6 +27,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     cut: str | tuple[str, ...] = "latest",
     halo: HaloPolicy = "auto",
     batch_norm: BatchNormPolicy = "error",
+    passes: str | Sequence[str] = "all",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -47,6 +49,8 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             tile to tile so that every value is computed once; "auto" recomputes.
         batch_norm: BatchNorm in training mode in the way of streaming: "error"; "frozen" keeps streamed BatchNorm in
             eval mode whatever `train()` says, without touching the model's flags; "resident" cuts the net before it.
+        passes: Lowering passes, which make tiles cheaper without changing what is computed: "all", or a tuple of names
+            from `streamplan.options.PASSES`.
         dtype: Dtype of the image; None takes that of the model's parameters.
         device: Device to plan for; None takes that of the model's parameters.
         progress: Whether to show a bar over the tiles of each pass on standard error.
@@ -65,18 +69,19 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         given = {"input_size": input_size, "tile_size": tile_size, "example_inputs": example_inputs, "dtype": dtype}
         given |= {"cut": None if cut == "latest" else cut, "halo": None if halo == "auto" else halo}
         given |= {"batch_norm": None if batch_norm == "error" else batch_norm}
+        given |= {"passes": None if passes == "all" else passes}
         beside = [name for name, value in given.items() if value is not None]
         if beside:
             raise OptionError(
                 f"a plan is given together with {', '.join(beside)}",
-                why="a plan already fixes sizes, dtype, cut, halo and the BatchNorm policy",
+                why="a plan already fixes sizes, dtype, cut, halo, the BatchNorm policy and the passes",
                 do="pass either plan= or the options; streamplan.plan(...) makes a plan with other options",
             )
-        options = Options(plan.tile_size, plan.requested_cut or "latest", plan.halo, plan.batch_norm)
+        options = Options(plan.tile_size, plan.requested_cut or "latest", plan.halo, plan.batch_norm, plan.passes)
         return StreamedModule(
             model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress
         )
-    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm)
+    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes))
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return StreamedModule(model, arguments, options, device=_device(model, device), progress=progress)
 
@@ -90,6 +95,7 @@ def plan(  # noqa: PLR0913 - every option is a keyword
     cut: str | tuple[str, ...] = "latest",
     halo: HaloPolicy = "auto",
     batch_norm: BatchNormPolicy = "error",
+    passes: str | Sequence[str] = "all",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Plan:
@@ -101,7 +107,7 @@ def plan(  # noqa: PLR0913 - every option is a keyword
         The plan; `print` shows it as a report.
     """
     model = check_model(model)
-    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm)
+    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes))
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return build_plan(model, arguments, options, _device(model, device))
 

@@ -47,10 +47,12 @@ class Executable:
         program = self.program.program
         early = self.program.prologue(model, *(values[name] for name in program.prologue_inputs))
         values |= dict(zip(program.prologue_values, early, strict=True))
-        smalls = {path: attrgetter(path)(model) for path in program.attributes}
-        smalls |= {name: values[name] for name in program.prologue_smalls}
+        weights = {path: attrgetter(path)(model) for path in program.attributes}
+        weights |= {name: values[name] for name in program.prologue_smalls}
+        weights |= dict(self.program.derive(weights))
         maps = [values[name] for name in self.segment.part.input_maps]
-        cut = stream_segment(self.segment, maps, smalls, on_tile=on_tile)
+        smalls = {name: weights.pop(name) for name in program.smalls}
+        cut = stream_segment(self.segment, maps, smalls, watched=tuple(weights.values()), on_tile=on_tile)
         values |= dict(zip(self.segment.outputs, cut, strict=True))
         result = self.program.head(model, *(values[name] for name in program.head_inputs))
         return pytree.tree_unflatten(pytree.tree_leaves(result), self.output_spec)
@@ -58,30 +60,32 @@ class Executable:
 
 def build_executable(prepared: PreparedPlan) -> Executable:
     """Emit and load the program of a prepared plan."""
-    plan, part = prepared.plan, prepared.part
+    plan, part, lowered = prepared.plan, prepared.part, prepared.lowered
     title = (
         f"{plan.model}, input {plan.input_size}, cut at {', '.join(plan.cut)}: "
         "prologue and head are resident, tile is streamed."
     )
     trace = prepared.traced.trace
     carrying = prepared.carrying
-    program = emit_program(prepared.graph, prepared.facts, prepared.cut, part, trace.graph, title, carrying)
+    program = emit_program(prepared.graph, prepared.facts, prepared.cut, lowered, trace.graph, title, carrying)
     loaded = load_program(program)
     specs = {name: prepared.graph[name].output for name in part.frontier}
     segment = Segment(
         part=part,
         schedules=prepared.schedules,
-        dims={name: prepared.facts.maps[name].dims for name in part.extents},
+        dims={name: lowered.facts.maps[name].dims for name in part.extents},
         outputs={name: spec for name, spec in specs.items() if spec is not None},
-        smalls=(*program.attributes, *program.prologue_smalls),
+        smalls=program.smalls,
         tile=loaded.tile,
-        maps={name: spec for name in part.extents if (spec := prepared.graph[name].output) is not None},
+        maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
+        is_channels_last="channels_last" in lowered.passes,
+        keeps_last_tile="keep_last_tile" in lowered.passes,
     )
     streamed = prepared.cut.streamed
     resident = {
         str(node.target) for node in trace.graph.nodes if node.op == "call_module" and node.name not in streamed
     }
-    paths = [prepared.graph[name].module_path.split(".") for name in part.order]
+    paths = [call.module_path.split(".") for call in prepared.graph.calls if call.name in streamed]
     around = frozenset(".".join(path[:depth]) for path in paths for depth in range(len(path) + 1))
     norms = tuple(
         call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed

@@ -1,10 +1,11 @@
 """`verify`: the streamed net against the plain net, in float64, tensor by tensor.
 
     error of a result    max |streamed - plain| / max |plain|
-    error of a gradient  max |streamed - plain| / max(max |plain|, 1e-6 x norm of all plain gradients together)
+    error of a gradient  max |streamed - plain| / max(max |plain|, floor x norm of all plain gradients together)
 
 Some true gradients are zero (a convolution's bias before a BatchNorm): sums over all positions that cancel. Either net
-finds rounding noise instead, and the second term keeps it from counting as an error.
+finds rounding noise instead, and the second term keeps it from counting as an error. The floor is 1e-6, or more where
+the tolerance would otherwise ask for less than four roundings of that norm: 4 x eps / rtol, 9e-6 by default.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,15 @@ from streamplan.api.module import StreamedModule
 from streamplan.api.requests import bind_call, check_model, cut_option, resolve_arguments
 from streamplan.errors import VerificationError
 from streamplan.ir import TensorSpec
-from streamplan.options import BatchNormPolicy, HaloPolicy, Options
+from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_passes
 from streamplan.planning import Plan
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_device
 
 _GRADIENT_FLOOR = 1e-6
-"""Smallest reference a gradient is compared with, as a share of the norm of all gradients together."""
+"""Smallest reference a gradient is compared with, as a share of the norm of all gradients together..."""
+_ROUNDINGS = 4
+"""... unless that share times the tolerance is less than so many roundings."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     cut: str | tuple[str, ...] = "latest",
     halo: HaloPolicy = "auto",
     batch_norm: BatchNormPolicy = "error",
+    passes: str | Sequence[str] = "all",
     dtype: torch.dtype = torch.float64,
     rtol: float = 1e-10,
     seed: int = 0,
@@ -108,11 +112,12 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         input_size: Size of a random image, batch and channels included.
         tile_size: As for `compile`.
         inputs: Instead of `input_size`: real inputs, a tensor, a tuple of positional or a dict of keyword arguments.
-        plan: A plan whose cut, tile size, halo and BatchNorm policy to verify instead of those given; also its input
-            size, if no other is given.
+        plan: A plan whose cut, tile size, halo, BatchNorm policy and passes to verify instead of those given; also
+            its input size, if no other is given.
         cut: As for `compile`.
         halo: As for `compile`.
         batch_norm: As for `compile`.
+        passes: As for `compile`.
         dtype: Floating-point dtype to compare in.
         rtol: Largest relative error that counts as exact.
         seed: Seed of the random image, the cotangents, and any randomness in the resident part.
@@ -128,9 +133,9 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = _call_inputs(plain, input_size, inputs, plan, dtype, generator)
     options = (
-        Options(cut=cut_option(cut), halo=halo, batch_norm=batch_norm)
+        Options(cut=cut_option(cut), halo=halo, batch_norm=batch_norm, passes=resolve_passes(passes))
         if plan is None
-        else Options(cut=plan.requested_cut or "latest", halo=plan.halo, batch_norm=plan.batch_norm)
+        else Options(cut=plan.requested_cut or "latest", halo=plan.halo, batch_norm=plan.batch_norm, passes=plan.passes)
     )
     streamed = StreamedModule(
         copy.deepcopy(plain),
@@ -142,7 +147,7 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         expected = _run(plain, plain, args, kwargs, seed)
     actual = _run(streamed, streamed, args, kwargs, seed)
     report = VerificationReport(
-        tuple(_compare(expected, actual)), rtol, str(dtype).removeprefix("torch."), streamed.plan
+        tuple(_compare(expected, actual, rtol, dtype)), rtol, str(dtype).removeprefix("torch."), streamed.plan
     )
     if raise_exception and not report.passed:
         worst = report.worst
@@ -236,9 +241,10 @@ def _cotangent(output: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
 
 
-def _compare(expected: _Results, actual: _Results) -> Iterator[TensorError]:
+def _compare(expected: _Results, actual: _Results, rtol: float, dtype: torch.dtype) -> Iterator[TensorError]:
     gradients = {**expected.gradients, **expected.input_gradients}
-    floor = _GRADIENT_FLOOR * math.hypot(*(_norm(g) for g in gradients.values() if g is not None))
+    share = max(_GRADIENT_FLOOR, _ROUNDINGS * torch.finfo(dtype).eps / rtol) if rtol else _GRADIENT_FLOOR
+    floor = share * math.hypot(*(_norm(g) for g in gradients.values() if g is not None))
     for kind, field, least in (
         ("output", "outputs", 0.0),
         ("gradient", "gradients", floor),

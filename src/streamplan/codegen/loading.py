@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import linecache
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class LoadedProgram:
     program: Program
     """What they were loaded from."""
     prologue: Callable[..., Any]
+    derive: Callable[..., Iterator[tuple[str, torch.Tensor]]]
     tile: Callable[..., tuple[torch.Tensor | None, ...]]
     head: Callable[..., Any]
 
@@ -36,4 +37,4 @@ def load_program(program: Program) -> LoadedProgram:
     linecache.cache[filename] = (len(program.source), None, lines, filename)
     namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals}
     exec(compile(program.source, filename, "exec"), namespace)
-    return LoadedProgram(program, namespace["prologue"], namespace["tile"], namespace["head"])
+    return LoadedProgram(program, *(namespace[name] for name in ("prologue", "derive", "tile", "head")))

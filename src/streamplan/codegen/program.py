@@ -1,8 +1,9 @@
 """Emit the program of a cut net.
 
-Three functions, whatever the tile: what differs between tiles is data, handed in as `t`.
+Four functions, whatever the tile: what differs between tiles is data, handed in as `t`.
 
     prologue(self, ...)      small tensors the tiles need, by name; ordinary autograd runs through it
+    derive(w)                tensors that the tiles need in another form, such as folded weights; differentiable too
     tile(t, w, image)        the streamed part on one tile's region; returns the tile's blocks of the cut
     head(self, cut, ...)     the resident part
 
@@ -22,10 +23,11 @@ from torch import fx
 from streamplan.analysis.carrying import Carrying
 from streamplan.analysis.cuts import Cut
 from streamplan.analysis.locality import LocalityFacts, rule_context
-from streamplan.analysis.regions import StreamedPart
+from streamplan.codegen.derived import derive_source
 from streamplan.codegen.subgraph import FunctionSource, function_source, import_lines
 from streamplan.codegen.writer import GlobalNames, TileWriter, identifier
 from streamplan.ir import Graph, OpCall
+from streamplan.lowering import LoweredPart
 from streamplan.rules import Locality, rule_for
 
 _COMMENT_COLUMN = 100
@@ -41,7 +43,11 @@ class Program:
     globals: Mapping[str, Any]
     """Objects that global names stand for."""
     attributes: tuple[str, ...]
-    """Model attributes that the tiles read, by path."""
+    """Model attributes that the streamed part reads, by path."""
+    derived: tuple[str, ...]
+    """Tensors that `derive` computes, by name."""
+    smalls: tuple[str, ...]
+    """All small tensors that the tiles read: attributes, prologue values, derived tensors."""
     prologue_inputs: tuple[str, ...]
     """Model inputs that `prologue` takes."""
     prologue_values: tuple[str, ...]
@@ -56,7 +62,7 @@ def emit_program(
     graph: Graph,
     facts: LocalityFacts,
     cut: Cut,
-    part: StreamedPart,
+    lowered: LoweredPart,
     traced: fx.Graph,
     title: str,
     carrying: Carrying | None = None,
@@ -67,14 +73,15 @@ def emit_program(
         graph: The canonical graph.
         facts: Its localities.
         cut: The cut.
-        part: Its streamed part.
+        lowered: Its streamed part as the tiles run it.
         traced: The fx graph that `graph` was lowered from; node names are call names.
         title: First line of the program: model and input size.
         carrying: What is carried from tile to tile; None if halos are computed again.
     """
-    streamed = [graph[name] for name in part.order]
+    part = lowered.part
+    streamed = [call for call in graph.calls if call.name in cut.streamed]
     attributes = tuple(dict.fromkeys(path for call in streamed for path in call.attributes))
-    smalls = tuple(dict.fromkeys(n for call in streamed for n in call.inputs if n not in part.extents))
+    smalls = tuple(dict.fromkeys(n for call in streamed for n in call.inputs if n not in facts.maps))
     early = _independent_ancestors(graph, facts, smalls)
     prologue, prologue_inputs, prologue_values = _prologue(graph, cut, traced, early, smalls)
     head, head_inputs = _head(graph, cut, traced, early)
@@ -82,13 +89,23 @@ def emit_program(
     called = GlobalNames([*names, *map(identifier, (*part.input_maps, *part.order))])
     sections = [
         prologue.text,
-        _tile_source(graph, facts, part, carrying, called),
+        derive_source(lowered.folds),
+        _tile_source(lowered, carrying, called),
         head.text,
     ]
     names |= called.table
     sections.insert(0, _header(title, names, "".join(sections)))
     source = "\n\n".join(section.rstrip() + "\n" for section in sections)
-    return Program(source, names, attributes, prologue_inputs, prologue_values, smalls, head_inputs)
+    derived = tuple(name for fold in lowered.folds for name in (fold.weight_name, fold.bias_name))
+    base = tuple(name for name in (*attributes, *smalls) if name in _read_by_tiles(lowered))
+    return Program(
+        source, names, attributes, derived, (*base, *derived), prologue_inputs, prologue_values, smalls, head_inputs
+    )
+
+
+def _read_by_tiles(lowered: LoweredPart) -> frozenset[str]:
+    calls = [lowered.graph[name] for name in lowered.part.order]
+    return frozenset(name for call in calls for name in (*call.attributes, *call.inputs))
 
 
 def _header(title: str, names: Mapping[str, Any], body: str) -> str:
@@ -153,16 +170,15 @@ def _closure(traced: fx.Graph, names: frozenset[str], stop: frozenset[str]) -> f
     return frozenset(found)
 
 
-def _tile_source(
-    graph: Graph, facts: LocalityFacts, part: StreamedPart, carrying: Carrying | None, names: GlobalNames
-) -> str:
+def _tile_source(lowered: LoweredPart, carrying: Carrying | None, names: GlobalNames) -> str:
+    part = lowered.part
     last_reader = {edge.source: edge.reader for edge in part.edges}
     arguments = ", ".join(("t", "w", *(identifier(name) for name in part.input_maps)))
     lines = [f"def tile({arguments}):"]
     for name in part.order:
-        call = graph[name]
+        call = lowered.graph[name]
         freed = [s for s, reader in last_reader.items() if reader == name and s not in part.frontier]
-        lines.append(_call_line(graph, facts, part, call, freed, carrying, names))
+        lines.append(_call_line(lowered, call, freed, carrying, names))
         if carrying is not None and name in carrying.carried:
             lines.append(f'    {identifier(name)} = t.join({identifier(name)}, "{name}")')
     blocks = ", ".join(f't.block({identifier(name)}, "{name}")' for name in part.frontier)
@@ -171,17 +187,16 @@ def _tile_source(
 
 
 def _call_line(
-    graph: Graph,
-    facts: LocalityFacts,
-    part: StreamedPart,
+    lowered: LoweredPart,
     call: OpCall,
     freed: Sequence[str],
     carrying: Carrying | None,
     names: GlobalNames,
 ) -> str:
+    graph, facts = lowered.graph, lowered.facts
     rule = rule_for(call.op)
     assert rule is not None
-    expression = rule.emit(rule_context(graph, call, facts.maps), TileWriter(call, part, carrying, names))
+    expression = rule.emit(rule_context(graph, call, facts.maps), TileWriter(call, lowered, carrying, names))
     if carrying is not None and call.name in carrying.sometimes_empty:
         expression = f'{expression} if t.has("{call.name}") else None'
     code = f"    {identifier(call.name)} = {expression}"

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from streamplan.analysis.carrying import Carrying
-from streamplan.analysis.regions import StreamedEdge, StreamedPart
+from streamplan.analysis.regions import StreamedEdge
 from streamplan.geometry import IDENTITY, AffineWindow, AveragingWindow
 from streamplan.ir import Argument, AttributeRef, OpCall, ValueRef
+from streamplan.lowering import LoweredPart
 
 _RESERVED = frozenset({"t", "w", "F", "torch", "self", "inf", "nan"})
 """Names the program uses itself."""
@@ -53,11 +54,18 @@ class TileWriter:
     """Writes the arguments of one streamed call."""
 
     def __init__(
-        self, call: OpCall, part: StreamedPart, carrying: Carrying | None = None, names: GlobalNames | None = None
+        self,
+        call: OpCall,
+        lowered: LoweredPart,
+        carrying: Carrying | None = None,
+        names: GlobalNames | None = None,
     ) -> None:
+        part = lowered.part
         self._call = call
         self._names = names or GlobalNames()
         self._part = part
+        self._pads_natively = "native_padding" in lowered.passes
+        self._overwrites = lowered.inplace.get(call.name, "")
         self._carrying = carrying
         self._edges = {edge.source: edge for edge in part.edges if edge.reader == call.name}
 
@@ -76,15 +84,30 @@ class TileWriter:
     def window(self, reference: ValueRef, fill: float = 0.0, *, ahead: bool = False) -> str:
         """`t.window(x, "conv1")`, or just `x` where the call reads all of its region and never pads it."""
         edge = self._edges[reference.name]
-        name = identifier(reference.name)
         if not ahead and not self._needs_window(edge):
-            return name
-        parts = [name, f'"{self._call.name}"']
+            return identifier(reference.name)
+        return self._window_text(reference.name, fill)
+
+    def padded(self, reference: ValueRef, fill: float = 0.0) -> tuple[str, str]:
+        """`t.window(x, "conv1", native=True)` and `t.padding("conv1")`."""
+        edge = self._edges[reference.name]
+        pads = any(isinstance(m, AffineWindow) and m.pads for m in edge.axis_maps)
+        if not (pads and self._pads_natively):
+            return self.window(reference, fill), ""
+        return self._window_text(reference.name, fill, "native=True"), f't.padding("{self._call.name}")'
+
+    @property
+    def overwrites(self) -> str:
+        """Argument that the call may write its result over; "" if none."""
+        return self._overwrites
+
+    def _window_text(self, source: str, fill: float, *more: str) -> str:
+        parts = [identifier(source), f'"{self._call.name}"']
         if len(self._edges) > 1:
-            parts.append(f'source="{reference.name}"')
+            parts.append(f'source="{source}"')
         if fill != 0.0:
             parts.append(f"fill={_constant(fill)}")
-        return f"t.window({', '.join(parts)})"
+        return f"t.window({', '.join((*parts, *more))})"
 
     def step(self, helper: str, *arguments: str) -> str:
         """`t.helper(arguments, "call")`."""

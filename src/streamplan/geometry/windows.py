@@ -27,6 +27,11 @@ class AffineWindow:
     last: int
     """Offset of the last input read, in units of 1/den positions; at least `first`."""
 
+    @property
+    def pads(self) -> bool:
+        """Whether the first window begins before the axis."""
+        return self.first < 0
+
     @classmethod
     def sliding(cls, *, kernel: int, stride: int, padding: int = 0, dilation: int = 1) -> AffineWindow:
         """The window of a convolution or pool; `padding` is what stands before the axis."""

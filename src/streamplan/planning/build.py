@@ -29,6 +29,7 @@ from streamplan.analysis.schedule import (
 )
 from streamplan.errors import PlanMismatchError, TileSizeError
 from streamplan.ir import Graph
+from streamplan.lowering import LoweredPart, lower_part
 from streamplan.options import Options
 from streamplan.planning.arguments import CallArguments, is_integer
 from streamplan.planning.barriers import check_batch_norms, check_streamable, find_barriers
@@ -51,9 +52,12 @@ class PreparedPlan:
     facts: LocalityFacts
     cut: Cut
     part: StreamedPart
+    """Its streamed part as the tiles run it."""
     schedules: tuple[AxisSchedule, ...]
     carrying: Carrying | None
     """What tiles carry to each other; None if halos are computed again."""
+    lowered: LoweredPart
+    """What the tiles run."""
 
 
 def build_plan(
@@ -98,7 +102,8 @@ def prepare_plan(
     check_streamable(graph, facts)
     cuts = enumerate_cuts(graph, facts)
     cut = cut_at(graph, facts, options.cut_names) if options.cut_names else cuts[-1]
-    part = streamed_part(graph, facts, cut.streamed, cut.frontier)
+    lowered = lower_part(graph, facts, cut, options.passes)
+    part = lowered.part
     is_reused = options.halo == "reuse"
     smallest = tuple(1 if is_reused else smallest_tile_size(part, axis) for axis in range(part.num_axes))
     tile_size = stored.tile_size if stored else _resolve_tile_size(options.tile_size, part, smallest)
@@ -106,7 +111,7 @@ def prepare_plan(
         boundaries = _stored_boundaries(stored, part, is_reused=is_reused)
     else:
         boundaries = _advance(part, tile_size) if is_reused else _divide(part, tile_size, smallest)
-    schedules, carrying = _schedule(graph, part, boundaries, is_reused=is_reused)
+    schedules, carrying = _schedule(lowered.graph, part, boundaries, is_reused=is_reused)
     plan = Plan(
         model=traced.name,
         fingerprint=traced.fingerprint,
@@ -117,16 +122,17 @@ def prepare_plan(
         smallest_tile_size=smallest,
         halo="reuse" if is_reused else "recompute",
         batch_norm=options.batch_norm,
+        passes=options.passes,
         requested_cut=options.cut_names,
         cut=cut.frontier,
         cuts=_candidates(graph, facts, cuts, cut),
         barriers=find_barriers(graph, facts),
         boundaries=boundaries,
-        costs=count_costs(graph, part, schedules),
+        costs=count_costs(graph, cut.streamed, lowered, schedules),
         shape_reads=tuple(str(location) for location in traced.trace.shape_reads),
         changed_attributes=traced.changed_attributes,
     )
-    return PreparedPlan(plan, traced, graph, facts, cut, part, schedules, carrying)
+    return PreparedPlan(plan, traced, graph, facts, cut, part, schedules, carrying, lowered)
 
 
 def _resolve_tile_size(

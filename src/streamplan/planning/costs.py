@@ -12,15 +12,30 @@ from collections.abc import Iterable
 from streamplan.analysis.regions import StreamedPart
 from streamplan.analysis.schedule import AxisSchedule
 from streamplan.ir import Graph
+from streamplan.lowering import LoweredPart
 from streamplan.planning.plan import Costs
 
 
-def count_costs(graph: Graph, part: StreamedPart, schedules: tuple[AxisSchedule, ...]) -> Costs:
-    """Costs of streaming `part` with the given schedules."""
+def count_costs(
+    graph: Graph, streamed: frozenset[str], lowered: LoweredPart, schedules: tuple[AxisSchedule, ...]
+) -> Costs:
+    """Costs of streaming part of a graph with the given schedules.
+
+    Args:
+        graph: The canonical graph.
+        streamed: Its streamed calls.
+        lowered: The same as the tiles run it.
+        schedules: Steps along each axis.
+    """
+    part = lowered.part
     flops, activation_bytes = streamed_totals(graph, (call.name for call in graph.calls))
-    streamed_flops, streamed_bytes = streamed_totals(graph, part.order)
-    computed = sum(round(graph[name].flops * _computed_share(part, schedules, name)) for name in part.order)
-    tile_bytes = sum(round(graph[name].activation_bytes * _largest_share(part, schedules, name)) for name in part.order)
+    streamed_flops, streamed_bytes = streamed_totals(graph, streamed)
+    computed = sum(round(lowered.graph[name].flops * _computed_share(part, schedules, name)) for name in part.order)
+    tile_bytes = sum(
+        round(lowered.graph[name].activation_bytes * _largest_share(part, schedules, name))
+        for name in part.order
+        if name not in lowered.inplace
+    )
     cut_specs = [graph[name].output for name in part.frontier]
     return Costs(
         flops=flops,

@@ -13,7 +13,7 @@ from streamplan.options import BatchNormPolicy, HaloPolicy
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.text import plan_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the JSON form."""
 
 
@@ -106,6 +106,8 @@ class Plan:
     """`recompute`: every tile computes its whole region, halo included; `reuse`: tiles carry halos to each other."""
     batch_norm: BatchNormPolicy
     """Policy for BatchNorm in training mode."""
+    passes: tuple[str, ...]
+    """Lowering passes."""
     requested_cut: tuple[str, ...]
     """Names the cut was requested by; empty for the latest."""
     cut: tuple[str, ...]

@@ -129,6 +129,15 @@ class CodeWriter(Protocol):
         """
         ...
 
+    def padded(self, reference: ValueRef, fill: float = 0.0) -> tuple[str, str]:
+        """The same for an operation that pads by itself with `fill`: the region, and its `padding` argument or ""."""
+        ...
+
+    @property
+    def overwrites(self) -> str:
+        """Argument that the call may write its result over; "" if none."""
+        ...
+
     def step(self, helper: str, *arguments: str) -> str:
         """A call of a tile helper: `t.<helper>(<arguments>, "<call name>")`."""
         ...

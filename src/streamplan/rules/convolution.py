@@ -58,13 +58,15 @@ class Convolution(Rule):
         )
 
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
-        """`F.conv2d(t.window(x, "conv1"), weight, bias, stride)`."""
+        """`F.conv2d(t.window(x, "conv1", native=True), weight, bias, stride=2, padding=t.padding("conv1"))`."""
         arguments = ctx.call.arguments
+        region, padding = code.padded(map_reference(arguments["input"]))
         parts = [
-            code.window(map_reference(arguments["input"])),
+            region,
             code.value(arguments["weight"]),
             code.value(arguments["bias"]),
             *_settings(ctx, ("stride", "dilation", "groups")),
+            *([f"padding={padding}"] if padding else []),
         ]
         return f"F.conv{ctx.num_axes}d({', '.join(parts)})"
 

@@ -71,12 +71,19 @@ class Elementwise(Rule):
         if op in INFIX:
             left, right = (_operand(arguments[name], ctx, code) for name in ("input", "other"))
             alpha = arguments.get("alpha", 1)
+            if code.overwrites:
+                target, operand = (right, left) if code.overwrites == "other" else (left, right)
+                return f"{target}.{op}_({operand}{'' if alpha == 1 else f', alpha={alpha!r}'})"
             return f"{left} {INFIX[op]} {right}" if alpha == 1 else f"torch.{op}({left}, {right}, alpha={alpha!r})"
         if op == "where":
             return f"torch.where({', '.join(_operand(value, ctx, code) for value in arguments.values())})"
         function = UNARY_FUNCTIONS.get(op, f"torch.{op}")
         texts = [_operand(arguments.pop("input"), ctx, code)]
         texts += [f"{name}={_operand(value, ctx, code)}" for name, value in arguments.items()]
+        if code.overwrites and function.startswith("torch."):
+            function += "_"
+        elif code.overwrites:
+            texts.append("inplace=True")
         return f"{function}({', '.join(texts)})"
 
 

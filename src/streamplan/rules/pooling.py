@@ -68,11 +68,12 @@ class MaxPool(Rule):
         )
 
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
-        """`F.max_pool2d(t.window(x, "maxpool", fill=-inf), 3, 2)`."""
+        """`F.max_pool2d(t.window(x, "pool", fill=-inf, native=True), 3, 2, t.padding("pool"))`."""
         kernel, stride = _kernel_and_stride(ctx)
         dilation = per_axis(ctx.call.arguments["dilation"], ctx.num_axes)
-        source = code.window(map_reference(ctx.call.arguments["input"]), -math.inf)
-        tail = f", dilation={_short(dilation)}" if any(d != 1 for d in dilation) else ""
+        source, padding = code.padded(map_reference(ctx.call.arguments["input"]), -math.inf)
+        tail = f", {padding}" if padding else ""
+        tail += f", dilation={_short(dilation)}" if any(d != 1 for d in dilation) else ""
         return f"F.max_pool{ctx.num_axes}d({source}, {_short(kernel)}, {_short(stride)}{tail})"
 
     def count_axis(self, ctx: RuleContext, axis: int, x: Tensor) -> Tensor:

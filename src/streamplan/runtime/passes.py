@@ -6,12 +6,15 @@
                seeded with its block of the cut's gradient and with the gradients that later tiles left for what it
                handed on [2]; what arrives at received samples is left for the tiles that handed them on [3]
 
+A tile is not computed again if all that it would be seeded with is zero, nor is the last tile if the segment says so:
+its forward pass runs with autograd, and the backward pass begins with what that left.
+
 Carried samples exist with the carried-halo policy only; with recomputed halos tiles have nothing to do with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,12 +37,11 @@ class Carries:
     by_tile: dict[Index, Received] = field(default_factory=dict)
 
     def leave(self, segment: Segment, index: Index, handed: Mapping[CarryKey, Tensor]) -> None:
-        """Keep what the tile at `index` hands on, as tensors of their own."""
+        """Keep what the tile at `index` hands on."""
         for (name, axis), tensor in handed.items():
             receiver = next_along(index, axis)
             if receiver[axis] < len(segment.schedules[axis].steps):
-                kept = tensor.clone(memory_format=torch.contiguous_format)
-                self.by_tile.setdefault(receiver, {})[name, axis] = kept
+                self.by_tile.setdefault(receiver, {})[name, axis] = tensor.detach()
 
     def take(self, index: Index) -> Received:
         """What the tile at `index` receives; it is gone afterwards."""
@@ -51,10 +53,70 @@ def next_along(index: Index, axis: int) -> Index:
     return (*index[:axis], index[axis] + 1, *index[axis + 1 :])
 
 
+@dataclass(frozen=True)
+class TileRun:
+    """One tile, computed."""
+
+    index: Index
+    tile: Tile
+    received: Received
+    regions: list[Tensor]
+    """What it read of the input maps."""
+    blocks: Sequence[Tensor | None]
+    """Its blocks of the cut values; None for a value that it contributes nothing to."""
+
+
+def run_tile(
+    segment: Segment,
+    index: Index,
+    maps: Sequence[Tensor],
+    smalls: Mapping[str, Tensor],
+    received: Received,
+    wanted: Collection[str] | None = None,
+) -> TileRun:
+    """Compute one tile.
+
+    Args:
+        segment: The segment.
+        index: Step number along every axis.
+        maps: Full-size input maps.
+        smalls: Small tensors by name.
+        received: Carried samples.
+        wanted: With autograd, the input maps that need a gradient; None runs without autograd.
+    """
+    if wanted is not None:
+        received = {key: x.detach().requires_grad_(x.is_floating_point()) for key, x in received.items()}
+    tile = Tile(segment, index, received, maps[0].device)
+    regions = []
+    for name, x in zip(segment.part.input_maps, maps, strict=True):
+        region = segment.ordered(x[tile.slices(name)].detach())
+        regions.append(region.requires_grad_() if wanted is not None and name in wanted else region)
+    with torch.set_grad_enabled(wanted is not None):
+        return TileRun(index, tile, received, regions, segment.tile(tile, smalls, *regions))
+
+
+@dataclass
+class ForwardResult:
+    """What the forward pass leaves."""
+
+    outputs: dict[str, Tensor]
+    """The cut values, full size."""
+    carries: Carries
+    """What every tile received, if it is kept."""
+    last: TileRun | None
+    """The last tile with its autograd graph, if it is kept."""
+
+
 def forward_pass(
-    segment: Segment, maps: Sequence[Tensor], smalls: Mapping[str, Tensor], report: Report, *, keep: bool
-) -> tuple[dict[str, Tensor], Carries]:
-    """Compute the cut values without autograd.
+    segment: Segment,
+    maps: Sequence[Tensor],
+    smalls: Mapping[str, Tensor],
+    report: Report,
+    *,
+    keep: bool,
+    wanted: Collection[str] | None = None,
+) -> ForwardResult:
+    """Compute the cut values.
 
     Args:
         segment: The segment.
@@ -62,26 +124,25 @@ def forward_pass(
         smalls: Small tensors by name.
         report: Progress callback.
         keep: Whether to keep what tiles receive, for a backward pass.
-
-    Returns:
-        The cut values, full size, and what every tile received if it is kept.
+        wanted: The input maps that need a gradient, if the last tile's graph is to be kept; else None.
     """
     outputs: dict[str, Tensor] = {}
     pending, kept = Carries(), Carries()
+    run = None
     for done, index in enumerate(segment.tile_indices()):
         received = pending.take(index)
-        tile = Tile(segment, index, received, maps[0].device)
-        blocks = segment.tile(tile, smalls, *_regions(segment, tile, maps))
-        for (name, spec), block in zip(segment.outputs.items(), blocks, strict=True):
+        is_last = done + 1 == segment.num_tiles
+        run = run_tile(segment, index, maps, smalls, received, wanted if is_last else None)
+        for (name, spec), block in zip(segment.outputs.items(), run.blocks, strict=True):
             if block is not None:
                 if name not in outputs:
                     outputs[name] = block.new_empty(spec.shape)
-                outputs[name][tile.slices(name, blocks=True)] = block
-        pending.leave(segment, index, tile.handed)
+                outputs[name][run.tile.slices(name, blocks=True)] = block.detach()
+        pending.leave(segment, index, run.tile.handed)
         if keep and received:
             kept.by_tile[index] = received
         report(done + 1)
-    return outputs, kept
+    return ForwardResult(outputs, kept, run if wanted is not None else None)
 
 
 def backward_pass(
@@ -90,7 +151,7 @@ def backward_pass(
     leaves: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     map_gradients: Mapping[str, Tensor],
-    carries: Carries,
+    forward: ForwardResult,
     report: Report,
 ) -> None:
     """Add up the gradients of all tiles.
@@ -101,42 +162,73 @@ def backward_pass(
         leaves: Small tensors by name, as leaves; their `grad` accumulates.
         gradients: Gradients of the cut values that have one.
         map_gradients: Full-size gradients of the input maps that need one, added to.
-        carries: What every tile received in the forward pass; used up.
+        forward: What the forward pass left; used up.
         report: Progress callback.
     """
     left: dict[Index, Received] = {}
+    last, forward.last = forward.last, None
     for done, index in enumerate(reversed(list(segment.tile_indices()))):
-        received = {key: x.detach().requires_grad_(x.is_floating_point()) for key, x in carries.take(index).items()}
-        tile = Tile(segment, index, received, maps[0].device)
-        with torch.enable_grad():
-            regions = _regions(segment, tile, maps, wanted=map_gradients)
-            blocks = segment.tile(tile, leaves, *regions)  # [1]
-        outputs, seeds = [], []
-        for name, block in zip(segment.outputs, blocks, strict=True):
-            if block is not None and block.requires_grad and name in gradients:
-                outputs.append(block)
-                seeds.append(gradients[name][tile.slices(name, blocks=True)])
-        for (name, axis), handed in tile.handed.items():
-            seed = left.get(next_along(index, axis), {}).pop((name, axis), None)  # [2]
-            if seed is not None and handed.requires_grad:
-                outputs.append(handed)
-                seeds.append(seed)
-        if outputs:
-            wanted = [x for x in (*leaves.values(), *regions, *received.values()) if x.requires_grad]
-            torch.autograd.backward(outputs, seeds, inputs=wanted)
-        for name, region in zip(segment.part.input_maps, regions, strict=True):
-            if name in map_gradients and region.grad is not None:
-                map_gradients[name][tile.slices(name)] += region.grad
-        left[index] = {key: x.grad for key, x in received.items() if x.grad is not None}  # [3]
+        received = forward.carries.take(index)
+        arrived = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
+        seeds = Seeds.of_tile(segment, index, gradients, arrived)
+        if seeds.are_zero():
+            left[index] = {}
+        else:
+            run = last or run_tile(segment, index, maps, leaves, received, map_gradients)  # [1]
+            seeds.backward(segment, run, leaves)  # [2]
+            for name, region in zip(segment.part.input_maps, run.regions, strict=True):
+                if name in map_gradients and region.grad is not None:
+                    map_gradients[name][run.tile.slices(name)] += region.grad
+            left[index] = {key: x.grad for key, x in run.received.items() if x.grad is not None}  # [3]
+            del run
+        last = None
         report(done + 1)
 
 
-def _regions(
-    segment: Segment, tile: Tile, maps: Sequence[Tensor], wanted: Mapping[str, Tensor] | None = None
-) -> list[Tensor]:
-    """The parts of the input maps that a tile reads; leaves that require a gradient where one is wanted."""
-    regions = []
-    for name, x in zip(segment.part.input_maps, maps, strict=True):
-        region = x[tile.slices(name)].detach()
-        regions.append(region.requires_grad_(wanted is not None and name in wanted))
-    return regions
+@dataclass(frozen=True)
+class Seeds:
+    """The gradients that the backward pass of one tile starts from."""
+
+    blocks: Mapping[str, Tensor]
+    """By cut value."""
+    handed: Mapping[CarryKey, Tensor]
+    """By what the tile handed on."""
+
+    @classmethod
+    def of_tile(
+        cls, segment: Segment, index: Index, gradients: Mapping[str, Tensor], arrived: Mapping[int, Received]
+    ) -> Seeds:
+        """Collect them; what later tiles left is taken away.
+
+        Args:
+            segment: The segment.
+            index: The tile.
+            gradients: Gradients of the cut values, full size.
+            arrived: By axis, what the next tile along it left.
+        """
+        tile = Tile(segment, index)
+        blocks = {name: gradient[tile.slices(name, blocks=True)] for name, gradient in gradients.items()}
+        handed = {}
+        for axis, seeds in arrived.items():
+            for key in [key for key in seeds if key[1] == axis]:
+                handed[key] = seeds.pop(key)
+        return cls(blocks, handed)
+
+    def are_zero(self) -> bool:
+        """Whether nothing would come of the tile's backward pass."""
+        return not any(bool(seed.any()) for seed in (*self.blocks.values(), *self.handed.values()))
+
+    def backward(self, segment: Segment, run: TileRun, leaves: Mapping[str, Tensor]) -> None:
+        """Run the backward pass of a computed tile."""
+        outputs, seeds = [], []
+        for name, block in zip(segment.outputs, run.blocks, strict=True):
+            if block is not None and block.requires_grad and name in self.blocks:
+                outputs.append(block)
+                seeds.append(segment.ordered(self.blocks[name]))
+        for key, handed in run.tile.handed.items():
+            if key in self.handed and handed.requires_grad:
+                outputs.append(handed)
+                seeds.append(self.handed[key])
+        if outputs:
+            wanted = [x for x in (*leaves.values(), *run.regions, *run.received.values()) if x.requires_grad]
+            torch.autograd.backward(outputs, seeds, inputs=wanted)

@@ -39,6 +39,10 @@ class Segment:
     """Computes one tile."""
     maps: Mapping[str, TensorSpec]
     """Every value at full size."""
+    is_channels_last: bool = False
+    """Whether tiles run in channels-last memory order."""
+    keeps_last_tile: bool = False
+    """Whether the graph of the last tile is kept from the forward pass for the backward pass."""
 
     def blank(self, name: str, extents: list[int], device: torch.device | None) -> torch.Tensor:
         """A value with other extents along the image axes, one of which is zero: a tensor without samples."""
@@ -47,6 +51,19 @@ class Segment:
         for dim, extent in zip(self.dims[name], extents, strict=True):
             shape[dim] = extent
         return torch.empty(shape, dtype=spec.dtype, device=device)
+
+    def ordered(self, x: torch.Tensor) -> torch.Tensor:
+        """A region, a weight or a gradient in the memory order of the tiles."""
+        return x.contiguous(memory_format=self.memory_format(x.dim()))
+
+    def copied(self, x: torch.Tensor) -> torch.Tensor:
+        """A copy in the memory order of the tiles."""
+        return x.clone(memory_format=self.memory_format(x.dim()))
+
+    def memory_format(self, rank: int) -> torch.memory_format:
+        """The memory order of the tiles, for tensors of a rank."""
+        channels_last = {4: torch.channels_last, 5: torch.channels_last_3d} if self.is_channels_last else {}
+        return channels_last.get(rank, torch.contiguous_format)
 
     @cached_property
     def edges(self) -> Mapping[tuple[str, str], StreamedEdge]:

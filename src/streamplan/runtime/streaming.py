@@ -56,7 +56,20 @@ class _Call:
     def split(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Input maps, and small tensors by name."""
         count = len(self.segment.part.input_maps)
-        return list(tensors[:count]), dict(zip(self.segment.smalls, tensors[count:], strict=True))
+        end = count + len(self.segment.smalls)
+        return list(tensors[:count]), dict(zip(self.segment.smalls, tensors[count:end], strict=True))
+
+    def leaves(self, smalls: Mapping[str, Tensor], needs: Sequence[bool]) -> dict[str, Tensor]:
+        """Small tensors as leaves, in the memory order of the tiles."""
+        needed = needs[len(self.segment.part.input_maps) :]
+        return {
+            name: self.segment.ordered(tensor.detach()).requires_grad_(need)
+            for (name, tensor), need in zip(smalls.items(), needed, strict=False)
+        }
+
+    def wanted_maps(self, needs: Sequence[bool]) -> frozenset[str]:
+        """Input maps that need a gradient."""
+        return frozenset(name for name, need in zip(self.segment.part.input_maps, needs, strict=False) if need)
 
     def reporter(self, phase: str) -> Callable[[int], None]:
         """The progress callback of one pass."""
@@ -67,7 +80,12 @@ class _Call:
 
 
 def stream_segment(
-    segment: Segment, maps: Sequence[Tensor], smalls: Mapping[str, Tensor], *, on_tile: OnTile | None = None
+    segment: Segment,
+    maps: Sequence[Tensor],
+    smalls: Mapping[str, Tensor],
+    *,
+    watched: Sequence[Tensor] = (),
+    on_tile: OnTile | None = None,
 ) -> tuple[Tensor, ...]:
     """Compute the cut values of a segment tile by tile, differentiably.
 
@@ -75,13 +93,14 @@ def stream_segment(
         segment: The segment.
         maps: Full-size input maps, in the order of `segment.part.input_maps`.
         smalls: Small tensors by name.
+        watched: Tensors that small tensors were derived from; they must not change before the backward pass either.
         on_tile: Progress callback.
 
     Returns:
         The cut values, full size, in the order of `segment.outputs`.
     """
     call = _Call(segment, on_tile, _AutocastState.current(maps[0].device.type))
-    tensors = (*maps, *(smalls[name] for name in segment.smalls))
+    tensors = (*maps, *(smalls[name] for name in segment.smalls), *(tensor.detach() for tensor in watched))
     outputs: tuple[Tensor, ...] = _StreamedSegment.apply(call, *tensors)  # type: ignore[no-untyped-call]
     return outputs
 
@@ -96,7 +115,11 @@ class _StreamedSegment(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         maps, smalls = call.split(tensors)
         keep = any(ctx.needs_input_grad)
-        outputs, ctx.carries = forward_pass(call.segment, maps, smalls, call.reporter("forward"), keep=keep)
+        ctx.leaves = call.leaves(smalls, ctx.needs_input_grad[1:])
+        wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep and call.segment.keeps_last_tile else None
+        result = forward_pass(call.segment, maps, ctx.leaves, call.reporter("forward"), keep=keep, wanted=wanted)
+        ctx.result = result
+        outputs, result.outputs = result.outputs, {}
         ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
         return tuple(outputs[name] for name in call.segment.outputs)
 
@@ -116,19 +139,18 @@ class _StreamedSegment(torch.autograd.Function):
         needs: tuple[bool, ...] = ctx.needs_input_grad[1:]
         maps, smalls = call.split(saved)
         names = call.segment.part.input_maps
-        leaves = {
-            name: tensor.detach().requires_grad_(need)
-            for (name, tensor), need in zip(smalls.items(), needs[len(maps) :], strict=True)
-        }
-        map_gradients = {name: torch.zeros_like(x) for name, x, need in zip(names, maps, needs, strict=False) if need}
+        leaves, ctx.leaves = ctx.leaves or call.leaves(smalls, needs), None
+        wanted = call.wanted_maps(needs)
+        map_gradients = {name: torch.zeros_like(x) for name, x in zip(names, maps, strict=True) if name in wanted}
         seeds = {name: g for name, g in zip(call.segment.outputs, gradients, strict=True) if g is not None}
         with call.autocast.enter():
-            carries, ctx.carries = ctx.carries, None
-            if carries is None:  # a second backward pass through the same forward pass
-                _, carries = forward_pass(call.segment, maps, smalls, lambda done: None, keep=True)
+            result, ctx.result = ctx.result, None
+            if result is None:  # a second backward pass through the same forward pass
+                result = forward_pass(call.segment, maps, leaves, lambda done: None, keep=True)
             report = call.reporter("backward")
-            backward_pass(call.segment, maps, leaves, seeds, map_gradients, carries, report)
-        return (*(map_gradients.get(name) for name in names), *(leaf.grad for leaf in leaves.values()))
+            backward_pass(call.segment, maps, leaves, seeds, map_gradients, result, report)
+        gradients = (*(map_gradients.get(name) for name in names), *(leaf.grad for leaf in leaves.values()))
+        return (*gradients, *(None for _ in needs[len(gradients) :]))
 
 
 class _FirstDerivative(torch.autograd.Function):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,16 +71,21 @@ class Tile:
         """
         for axis, (dim, step) in enumerate(zip(self._segment.dims[name], self.steps, strict=True)):
             received = self._received.get((name, axis))
-            if received is not None:
-                x = received if x is None else torch.cat([received, x], dim)
+            if received is not None:  # copied, since what follows may write over it
+                x = received.clone() if x is None else torch.cat([received, x], dim)
             carried_on = step.carried_out[name]
             if x is not None and not carried_on.is_empty:
                 span = carried_on.relative_to(step.carried_in[name].start)
-                self.handed[name, axis] = x.narrow(dim, span.start, span.size)
+                self.handed[name, axis] = self._segment.copied(x.narrow(dim, span.start, span.size))
         return x
 
-    def window(self, x: Tensor | None, reader: str, *, source: str | None = None, fill: float = 0.0) -> Tensor:
-        """What `reader` reads of the region `x`: cropped, and padded with `fill` by what lies outside the map."""
+    def window(
+        self, x: Tensor | None, reader: str, *, source: str | None = None, fill: float = 0.0, native: bool = False
+    ) -> Tensor:
+        """What `reader` reads of the region `x`: cropped, and padded with `fill` by what lies outside the map.
+
+        With `native`, padding that the operation adds itself is left out; see `padding`.
+        """
         key = (reader, source or self._segment.first_source[reader])
         dims = self._segment.dims[key[1]]
         if x is None:  # nothing there yet: along one axis at least, every window lies in padding
@@ -90,12 +94,20 @@ class Tile:
         else:
             starts = [step.regions[key[1]].start for step in self.steps]
         border = [(0, 0)] * x.dim()
-        for dim, step, start in zip(dims, self.steps, starts, strict=True):
+        left_out = self.padding(reader) if native else (0,) * len(dims)
+        for dim, step, start, amount in zip(dims, self.steps, starts, left_out, strict=True):
             read = step.reads[key]
             # An empty span may lie outside the region; which zero samples are taken does not matter.
             x = _narrow(x, dim, Interval(0, 0) if read.span.is_empty else read.span.relative_to(start))
-            border[dim] = (read.before, read.after)
+            border[dim] = (read.before - amount, read.after - amount)
         return pad_constant(x, border, fill)
+
+    def padding(self, reader: str) -> tuple[int, ...]:
+        """Padding that a convolution or a pool adds itself, per axis: what its region lacks on both sides alike."""
+        reads = [step.reads[reader, self._segment.first_source[reader]] for step in self.steps]
+        if any(read.span.is_empty for read in reads):  # torch refuses maps without samples
+            return (0,) * len(reads)
+        return tuple(read.before if read.before == read.after else 0 for read in reads)
 
     def block(self, x: Tensor | None, name: str) -> Tensor | None:
         """The part of a cut value's region that this tile contributes; None if it contributes nothing."""
@@ -156,9 +168,11 @@ class Tile:
         """
         if x.device.type != "cpu" or 1 not in (x.shape[0], *x.shape[2:]):
             return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
-        normed = F.batch_norm(x.contiguous(), mean, variance, weight, bias, eps=eps)
-        ordered: Tensor = _ContiguousGradient.apply(normed)  # type: ignore[no-untyped-call]
-        return ordered
+        ordered = self._segment.ordered
+        normed = F.batch_norm(ordered(x), mean, variance, weight, bias, eps=eps)
+        if normed.requires_grad:
+            normed.register_hook(ordered)  # type: ignore[no-untyped-call]
+        return normed
 
     def rescale(self, x: Tensor, call: str) -> Tensor:
         """Turn averages over full windows into averages over the samples that count."""
@@ -220,18 +234,6 @@ class Tile:
         source = self._segment.first_source[call]
         axis = self._segment.dims[source].index(dim)
         return self.steps[axis].reads[call, source].span.start
-
-
-class _ContiguousGradient(torch.autograd.Function):
-    """The identity; its gradient is contiguous."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].contiguous()
 
 
 def pad_constant(x: Tensor, border: list[tuple[int, int]], fill: float) -> Tensor:

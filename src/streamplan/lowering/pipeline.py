@@ -1,0 +1,54 @@
+"""The passes in order: from the streamed part as the user wrote it to the one the tiles run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamplan.analysis.cuts import Cut
+from streamplan.analysis.locality import LocalityFacts, classify_locality
+from streamplan.analysis.regions import StreamedPart, streamed_part
+from streamplan.ir import Graph
+from streamplan.lowering.folding import FoldedNorm, find_folds, fold_batch_norms
+from streamplan.lowering.inplace import find_inplace
+from streamplan.rules import user_rule_identity
+
+
+@dataclass(frozen=True, eq=False)
+class LoweredPart:
+    """What the tiles run."""
+
+    graph: Graph
+    """The canonical graph; its streamed calls are the lowered ones."""
+    facts: LocalityFacts
+    """Its localities."""
+    part: StreamedPart
+    """Its streamed part."""
+    passes: tuple[str, ...]
+    """Names of the passes that apply; some are carried out by the emitted program or the runtime."""
+    folds: tuple[FoldedNorm, ...]
+    """Norms folded into convolutions."""
+    inplace: Mapping[str, str]
+    """Operand that a call overwrites, by call name."""
+
+
+def lower_part(graph: Graph, facts: LocalityFacts, cut: Cut, passes: tuple[str, ...]) -> LoweredPart:
+    """Rewrite the streamed part of a cut graph.
+
+    Args:
+        graph: The canonical graph.
+        facts: Its localities.
+        cut: The cut.
+        passes: Names from `streamplan.options.PASSES`.
+    """
+    folds = find_folds(graph, cut.streamed, cut.frontier) if "fold_batch_norm" in passes else ()
+    streamed = cut.streamed
+    if folds:
+        graph = fold_batch_norms(graph, folds)
+        facts = classify_locality(graph)
+        streamed -= {fold.convolution.name for fold in folds}
+    part = streamed_part(graph, facts, streamed, cut.frontier)
+    if any(user_rule_identity(graph[name].op) for name in part.order):  # a user's function may count on contiguous maps
+        passes = tuple(name for name in passes if name != "channels_last")
+    inplace = find_inplace(graph, part) if "inplace" in passes else {}
+    return LoweredPart(graph, facts, part, passes, folds, inplace)
