@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streamplan.codegen import LoadedProgram, emit_program, load_program
+from streamplan.lowering import LoweredPart
 from streamplan.planning import Plan, PreparedPlan
 from streamplan.runtime import Segment, stream_segment
 from streamplan.runtime.streaming import OnTile
+
+_WITHOUT_GRADIENT = frozenset({"detach", "eq", "ne", "lt", "le", "gt", "ge"})
+"""Operations that autograd does not see through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,7 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         dims={name: lowered.facts.maps[name].dims for name in part.extents},
         outputs={name: spec for name, spec in specs.items() if spec is not None},
         smalls=program.smalls,
+        reached=_smalls_behind(lowered),
         tile=loaded.tile,
         maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
         is_channels_last="channels_last" in lowered.passes,
@@ -91,6 +96,18 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed
     )
     return Executable(plan, loaded, segment, trace.input_names, trace.output_spec, frozenset(resident), around, norms)
+
+
+def _smalls_behind(lowered: LoweredPart) -> dict[str, frozenset[str]]:
+    """The small tensors that each cut value is computed from, differentiably."""
+    behind: dict[str, frozenset[str]] = dict.fromkeys(lowered.part.input_maps, frozenset())
+    for name in lowered.part.order:
+        call = lowered.graph[name]
+        own = frozenset((*call.attributes, *(other for other in call.inputs if other not in behind)))
+        behind[name] = own.union(*(behind[other] for other in call.inputs if other in behind))
+        if call.op in _WITHOUT_GRADIENT:
+            behind[name] = frozenset()
+    return {name: behind[name] for name in lowered.part.frontier}
 
 
 def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

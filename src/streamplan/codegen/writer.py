@@ -86,7 +86,8 @@ class TileWriter:
         edge = self._edges[reference.name]
         if not ahead and not self._needs_window(edge):
             return identifier(reference.name)
-        return self._window_text(reference.name, fill)
+        is_spare = self._overwrites and self._call.arguments[self._overwrites] == reference
+        return self._window_text(reference.name, fill, *(["spare=True"] if is_spare else []))
 
     def padded(self, reference: ValueRef, fill: float = 0.0) -> tuple[str, str]:
         """`t.window(x, "conv1", native=True)` and `t.padding("conv1")`."""

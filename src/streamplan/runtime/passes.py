@@ -153,7 +153,7 @@ def backward_pass(
     map_gradients: Mapping[str, Tensor],
     forward: ForwardResult,
     report: Report,
-) -> None:
+) -> int:
     """Add up the gradients of all tiles.
 
     Args:
@@ -164,7 +164,11 @@ def backward_pass(
         map_gradients: Full-size gradients of the input maps that need one, added to.
         forward: What the forward pass left; used up.
         report: Progress callback.
+
+    Returns:
+        The number of tiles that were skipped, since all they would start from was zero.
     """
+    num_skipped = 0
     left: dict[Index, Received] = {}
     last, forward.last = forward.last, None
     for done, index in enumerate(reversed(list(segment.tile_indices()))):
@@ -173,6 +177,7 @@ def backward_pass(
         seeds = Seeds.of_tile(segment, index, gradients, arrived)
         if seeds.are_zero():
             left[index] = {}
+            num_skipped += 1
         else:
             run = last or run_tile(segment, index, maps, leaves, received, map_gradients)  # [1]
             seeds.backward(segment, run, leaves)  # [2]
@@ -183,6 +188,7 @@ def backward_pass(
             del run
         last = None
         report(done + 1)
+    return num_skipped
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Segment:
     """Names of the small tensors, in the order they are passed."""
     tile: TileFunction
     """Computes one tile."""
+    reached: Mapping[str, frozenset[str]]
+    """Small tensors that each cut value is computed from."""
     maps: Mapping[str, TensorSpec]
     """Every value at full size."""
     is_channels_last: bool = False

@@ -148,9 +148,13 @@ class _StreamedSegment(torch.autograd.Function):
             if result is None:  # a second backward pass through the same forward pass
                 result = forward_pass(call.segment, maps, leaves, lambda done: None, keep=True)
             report = call.reporter("backward")
-            backward_pass(call.segment, maps, leaves, seeds, map_gradients, result, report)
-        gradients = (*(map_gradients.get(name) for name in names), *(leaf.grad for leaf in leaves.values()))
-        return (*gradients, *(None for _ in needs[len(gradients) :]))
+            num_skipped = backward_pass(call.segment, maps, leaves, seeds, map_gradients, result, report)
+        reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds if num_skipped))
+        for name, leaf in leaves.items():
+            if leaf.grad is None and leaf.requires_grad and name in reached:  # no tile had anything to contribute
+                leaf.grad = torch.zeros_like(leaf)
+        found = (*(map_gradients.get(name) for name in names), *(leaf.grad for leaf in leaves.values()))
+        return (*found, *(None for _ in needs[len(found) :]))
 
 
 class _FirstDerivative(torch.autograd.Function):

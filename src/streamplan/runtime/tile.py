@@ -7,7 +7,9 @@ return a tensor; the last argument names the call on whose behalf they act.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +18,10 @@ from torch import Tensor
 from streamplan.analysis.regions import AxisStep
 from streamplan.errors import RuleError
 from streamplan.geometry import (
+    AffineWindow,
     AveragingWindow,
     AxisMap,
+    AxisRead,
     FoldedPadding,
     FoldedWindow,
     IndexTable,
@@ -80,34 +84,65 @@ class Tile:
         return x
 
     def window(
-        self, x: Tensor | None, reader: str, *, source: str | None = None, fill: float = 0.0, native: bool = False
+        self,
+        x: Tensor | None,
+        reader: str,
+        *,
+        source: str | None = None,
+        fill: float = 0.0,
+        native: bool = False,
+        spare: bool = False,
     ) -> Tensor:
         """What `reader` reads of the region `x`: cropped, and padded with `fill` by what lies outside the map.
 
-        With `native`, padding that the operation adds itself is left out; see `padding`.
+        With `native`, padding that the operation adds itself is left out, and samples behind the last window are left
+        in; see `padding`. With `spare`, the reader may write over the result.
         """
         key = (reader, source or self._segment.first_source[reader])
-        dims = self._segment.dims[key[1]]
+        reads = [step.reads[key] for step in self.steps]
         if x is None:  # nothing there yet: along one axis at least, every window lies in padding
-            x = self._segment.blank(key[1], [step.reads[key].span.size for step in self.steps], self._device)
-            starts = [step.reads[key].span.start for step in self.steps]
-        else:
-            starts = [step.regions[key[1]].start for step in self.steps]
-        border = [(0, 0)] * x.dim()
-        left_out = self.padding(reader) if native else (0,) * len(dims)
-        for dim, step, start, amount in zip(dims, self.steps, starts, left_out, strict=True):
-            read = step.reads[key]
-            # An empty span may lie outside the region; which zero samples are taken does not matter.
-            x = _narrow(x, dim, Interval(0, 0) if read.span.is_empty else read.span.relative_to(start))
-            border[dim] = (read.before - amount, read.after - amount)
-        return pad_constant(x, border, fill)
+            x = self._segment.blank(key[1], [read.span.size for read in reads], self._device)
+            return pad_constant(x, self._border(key[1], x.dim(), [(read.before, read.after) for read in reads]), fill)
+        regions = [step.regions[key[1]] for step in self.steps]
+        spans, padding = [read.span for read in reads], [(read.before, read.after) for read in reads]
+        if native and (fits := self._native_fits(reader)):
+            spans = [Interval(span.start, fit.stop) for span, fit in zip(spans, fits, strict=True)]
+            padding = [
+                (0, 0) if fit.padding or not any(pair) else pair for fit, pair in zip(fits, padding, strict=True)
+            ]
+        # An empty span may lie outside the region; which zero samples are taken does not matter.
+        crop = [
+            Interval(0, 0) if span.is_empty else span.relative_to(region.start)
+            for span, region in zip(spans, regions, strict=True)
+        ]
+        dims = self._segment.dims[key[1]]
+        if any(span != Interval(0, region.size) for span, region in zip(crop, regions, strict=True)):
+            x = narrowed(x, dims, crop) if spare else _Crop.apply(x, dims, crop)  # type: ignore[no-untyped-call]
+        assert x is not None
+        return pad_constant(x, self._border(key[1], x.dim(), padding), fill)
 
     def padding(self, reader: str) -> tuple[int, ...]:
-        """Padding that a convolution or a pool adds itself, per axis: what its region lacks on both sides alike."""
-        reads = [step.reads[reader, self._segment.first_source[reader]] for step in self.steps]
-        if any(read.span.is_empty for read in reads):  # torch refuses maps without samples
-            return (0,) * len(reads)
-        return tuple(read.before if read.before == read.after else 0 for read in reads)
+        """Padding that a convolution or a pool adds itself, per axis, on both sides."""
+        fits = self._native_fits(reader)
+        return tuple(fit.padding for fit in fits) if fits else (0,) * len(self.steps)
+
+    def _native_fits(self, reader: str) -> list[_NativeFit]:
+        """How the operation can be run on each axis; empty if a map without samples is read, which torch refuses."""
+        edge = self._segment.edges[reader, self._segment.first_source[reader]]
+        reads = [step.reads[edge.key] for step in self.steps]
+        if any(read.span.is_empty for read in reads):
+            return []
+        return [
+            _NativeFit.find(axis_map, read, step.regions[edge.source].stop, step.computed[reader].size)
+            for axis_map, read, step in zip(edge.axis_maps, reads, self.steps, strict=True)
+        ]
+
+    def _border(self, name: str, rank: int, padding: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Padding of the image axes as padding of all dimensions."""
+        border = [(0, 0)] * rank
+        for dim, pair in zip(self._segment.dims[name], padding, strict=True):
+            border[dim] = pair
+        return border
 
     def block(self, x: Tensor | None, name: str) -> Tensor | None:
         """The part of a cut value's region that this tile contributes; None if it contributes nothing."""
@@ -234,6 +269,55 @@ class Tile:
         source = self._segment.first_source[call]
         axis = self._segment.dims[source].index(dim)
         return self.steps[axis].reads[call, source].span.start
+
+
+@dataclass(frozen=True, slots=True)
+class _NativeFit:
+    """How an operation that pads by itself, alike on both sides, runs along one axis.
+
+    Samples behind the last whole window do no harm: the number of windows is rounded down.
+
+        k3 s2 p1 at the left end of the map:  (p 0 1)(1 2 3) 4      reads [0, 4); 4 may stay, and so may a p after it
+    """
+
+    stop: int
+    """End of the samples handed over; they begin where the call begins to read."""
+    padding: int
+    """What the operation adds on both sides."""
+
+    @classmethod
+    def find(cls, axis_map: AxisMap, read: AxisRead, available: int, size: int) -> _NativeFit:
+        """The cheapest way that gives `size` windows: without a crop, with a crop, padded before."""
+        assert isinstance(axis_map, AffineWindow)
+        span, stride, reach = read.span, axis_map.num, axis_map.last - axis_map.first + 1
+        if read.after <= read.before:
+            for stop in (available, span.stop):
+                count = (stop - span.start + 2 * read.before - reach) // stride + 1
+                if count == size:
+                    return cls(stop, read.before)
+        return cls(span.stop, 0)
+
+
+class _Crop(torch.autograd.Function):
+    """Part of a map along several axes; its gradient has the memory order of the map."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...], spans: list[Interval]) -> Tensor:
+        ctx.dims, ctx.spans, ctx.like = dims, spans, torch.empty_like(x, device="meta")
+        return narrowed(x, dims, spans)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        whole = torch.zeros_like(ctx.like, dtype=gradients[0].dtype, device=gradients[0].device)
+        narrowed(whole, ctx.dims, ctx.spans).copy_(gradients[0])
+        return whole, None, None
+
+
+def narrowed(x: Tensor, dims: tuple[int, ...], spans: list[Interval]) -> Tensor:
+    """A view of part of a tensor."""
+    for dim, span in zip(dims, spans, strict=True):
+        x = _narrow(x, dim, span)
+    return x
 
 
 def pad_constant(x: Tensor, border: list[tuple[int, int]], fill: float) -> Tensor:
