@@ -5,6 +5,7 @@
 #   TORCH     which torch pip installs, with any options of that one pip call:
 #             make install TORCH="torch==2.13.0 --index-url URL"
 #   PIP_ARGS  options of every pip call
+#   BENCH     arguments of the benchmark: make bench BENCH="--cases unet-1024 --device cuda"
 #
 # After a change of TORCH or PYTHON, remove $(VENV) first.
 
@@ -14,11 +15,12 @@ TORCH ?= torch==2.13.0
 PIP_ARGS ?=
 
 NUM_WORKERS ?= 2
+BENCH ?=
 PYTEST := $(VENV)/bin/python -m pytest
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz zoo doctest lint format docs clean
+.PHONY: help install demo test test-fast fuzz zoo bench doctest lint format docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -48,6 +50,10 @@ fuzz: $(STAMP)  ## 5,000 random nets with either halo policy; takes hours
 
 zoo: $(STAMP)  ## plan and verify every network of MONAI and write docs/zoo.md; takes some ten minutes
 	$(VENV)/bin/python -W ignore -m tests.zoo.run --write docs/zoo.md
+
+bench: $(STAMP)  ## measure training steps against the plain nets, checkpointing and lightstream; takes hours
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[bench]'
+	$(VENV)/bin/python -m benchmarks.run $(BENCH)
 
 doctest: $(STAMP)  ## the examples in docstrings
 	$(PYTEST) --doctest-modules src/streamplan

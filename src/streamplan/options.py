@@ -14,6 +14,10 @@ BatchNormPolicy = Literal["error", "frozen", "resident"]
 HaloPolicy = Literal["auto", "recompute", "reuse"]
 """How tiles get the samples around them that they read."""
 
+CarryPlacement = Literal["device", "host"]
+"""Where carried samples wait for the backward pass."""
+
+CARRY_PLACEMENTS = ("device", "host")
 BATCH_NORM_POLICIES = ("error", "frozen", "resident")
 HALO_POLICIES = ("auto", "recompute", "reuse")
 
@@ -60,10 +64,13 @@ class Options:
     batch_norm: BatchNormPolicy = "error"
     passes: tuple[str, ...] = tuple(PASSES)
     """Lowering passes, by name."""
+    carries: CarryPlacement = "device"
+    """Where what tiles hand to each other is kept for the backward pass."""
 
     def __post_init__(self) -> None:
         _check_choice("halo", self.halo, HALO_POLICIES)
         _check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
+        _check_choice("carries", self.carries, CARRY_PLACEMENTS)
         names: tuple[object, ...] = self.cut if isinstance(self.cut, tuple) else (self.cut,)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise OptionError(

@@ -85,10 +85,16 @@ REFUSALS = [
     refusal(
         "size_wrong_channels", lambda: streamplan.plan(Plain(), (1, 4, 33, 29)), errors.TracingError, parts=EVERYWHERE
     ),
-    refusal("tile_too_small", lambda: streamplan.plan(Plain(), SIZE, 6), errors.TileSizeError, ValueError, EVERYWHERE),
+    refusal(
+        "tile_too_small",
+        lambda: streamplan.plan(Plain(), SIZE, 6, halo="recompute"),
+        errors.TileSizeError,
+        ValueError,
+        EVERYWHERE,
+    ),
     refusal(
         "tile_too_small_on_one_axis",
-        lambda: streamplan.plan(Plain(), SIZE, (20, 6)),
+        lambda: streamplan.plan(Plain(), SIZE, (20, 6), halo="recompute"),
         errors.TileSizeError,
         ValueError,
         EVERYWHERE,
@@ -242,15 +248,15 @@ def test_stale_state_message() -> None:
 def test_smallest_tile_size_on_the_error_is_the_smallest() -> None:
     model = Plain()
     with pytest.raises(errors.TileSizeError) as caught:
-        streamplan.compile(model, SIZE, (1, 1))
+        streamplan.compile(model, SIZE, (1, 1), halo="recompute")
     smallest = caught.value.smallest_tile_size
     # by hand: pool 2 reads 2, the strided convolution 5, the stem 7
-    assert smallest == (7, 7) == streamplan.plan(model, SIZE).smallest_tile_size
-    assert streamplan.plan(model, SIZE, smallest).grid == (8, 7)
+    assert smallest == (7, 7) == streamplan.plan(model, SIZE, halo="recompute").smallest_tile_size
+    assert streamplan.plan(model, SIZE, smallest, halo="recompute").grid == (8, 7)
     for axis in (0, 1):
         less = tuple(size - (index == axis) for index, size in enumerate(smallest))
         with pytest.raises(errors.TileSizeError) as again:
-            streamplan.plan(model, SIZE, less)
+            streamplan.plan(model, SIZE, less, halo="recompute")
         assert again.value.smallest_tile_size == smallest
         assert again.value.where == f"axis {axis}"
 

@@ -134,10 +134,10 @@ def _net_and_image(build: Callable[[], nn.Module], size: tuple[int, ...]) -> tup
 def test_whole_net_is_streamed_exactly(name: str) -> None:
     build, size = WHOLE_NETS[name]
     model, image = _net_and_image(build, size)
-    plan = streamplan.plan(model, size)
+    plan = streamplan.plan(model, size, halo="recompute")
     assert plan.barriers == ()
     assert plan.costs.streamed_flops == plan.costs.flops
-    streamed = streamplan.compile(model, size, plan.smallest_tile_size)
+    streamed = streamplan.compile(model, size, plan.smallest_tile_size, halo="recompute")
     assert streamed.plan.num_tiles > 1
     assert_same_step(model, streamed, image)
 
@@ -146,8 +146,8 @@ def test_whole_net_is_streamed_exactly(name: str) -> None:
 def test_classifier_is_streamed_exactly(name: str) -> None:
     build, size, cut, barrier = CLASSIFIERS[name]
     model, image = _net_and_image(build, size)
-    smallest = streamplan.plan(model, size, cut=cut).smallest_tile_size
-    streamed = streamplan.compile(model, size, smallest, cut=cut)
+    smallest = streamplan.plan(model, size, cut=cut, halo="recompute").smallest_tile_size
+    streamed = streamplan.compile(model, size, smallest, cut=cut, halo="recompute")
     assert streamed.plan.num_tiles > 1
     assert streamed.plan.barriers[0].reason.startswith(barrier), streamed.plan.barriers[0].reason
     assert streamed.plan.barriers[0].locality == "global"
@@ -170,7 +170,8 @@ def test_net_is_cut_before_the_first_global_operation(name: str) -> None:
 def test_verify_agrees(name: str) -> None:
     build, size = WHOLE_NETS[name]
     model, _ = _net_and_image(build, size)
-    report = streamplan.verify(model, size, streamplan.plan(model, size).smallest_tile_size)
+    smallest = streamplan.plan(model, size, halo="recompute").smallest_tile_size
+    report = streamplan.verify(model, size, smallest, halo="recompute")
     assert report.plan.num_tiles > 1
     assert report.passed
 
@@ -182,6 +183,6 @@ def test_deep_supervision_head_is_not_run_in_eval_mode() -> None:
         norm_name="batch", deep_supervision=True, deep_supr_num=2,
     )  # fmt: skip
     model, image = _net_and_image(build, (1, 1, 136, 16))
-    streamed = streamplan.compile(model, (1, 1, 136, 16), streamplan.plan(model, (1, 1, 136, 16)).smallest_tile_size)
+    streamed = streamplan.compile(model, (1, 1, 136, 16))
     assert streamed.plan.num_tiles > 1
     assert_same_step(model, streamed, image)

@@ -78,17 +78,27 @@ def _net_and_image(case: Case) -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("tiles", ["smallest", "between"])
-def test_streamed_step_is_the_plain_step(case: Case, tiles: str) -> None:
+def test_streamed_step_with_recomputed_halos_is_the_plain_step(case: Case, tiles: str) -> None:
     model, image = _net_and_image(case)
-    smallest = streamplan.plan(model, case.size, cut=case.cut).smallest_tile_size
+    smallest = streamplan.plan(model, case.size, cut=case.cut, halo="recompute").smallest_tile_size
     extents = case.size[2:]
     between = tuple((least + extent) // 2 for least, extent in zip(smallest, extents, strict=True))
     tile_size = smallest if tiles == "smallest" else between
 
-    streamed = streamplan.compile(model, case.size, tile_size, cut=case.cut)
+    streamed = streamplan.compile(model, case.size, tile_size, cut=case.cut, halo="recompute")
     assert streamed.plan.num_tiles > 1
     for item in streamed.plan.inputs:
         assert all(read <= size for read, size in zip(item.max_read, tile_size, strict=True))
+    assert_same_step(model, streamed, image)
+
+
+@pytest.mark.parametrize("case", [*CASES, *WHOLE_IMAGE_ONLY], ids=lambda case: case.name)
+def test_streamed_step_is_the_plain_step(case: Case) -> None:
+    """With the defaults: halos carried, tiles of a quarter of the image along every axis."""
+    model, image = _net_and_image(case)
+    streamed = streamplan.compile(model, case.size, cut=case.cut)
+    assert streamed.plan.halo == "reuse"
+    assert streamed.plan.num_tiles >= 16
     assert_same_step(model, streamed, image)
 
 
@@ -104,7 +114,7 @@ def test_one_tile_is_the_whole_image(case: Case) -> None:
 def test_tiles_of_a_net_that_reads_everything_are_exact_too(case: Case) -> None:
     """Every position of the cut may read the whole image: blocks still are computed one by one."""
     model, image = _net_and_image(case)
-    plan = streamplan.plan(model, case.size, case.size[2:])
+    plan = streamplan.plan(model, case.size, case.size[2:], halo="recompute")
     several = _divided_by_hand(plan)
     streamed = streamplan.compile(model, plan=several)
     assert streamed.plan.num_tiles > 1
@@ -129,13 +139,13 @@ PUBLISHED_RECEPTIVE_FIELDS = [
 def test_receptive_field_is_the_published_one(
     name: str, build: Callable[[], nn.Module], size: tuple[int, ...], published: int
 ) -> None:
-    plan = streamplan.plan(build().eval(), size)
+    plan = streamplan.plan(build().eval(), size, halo="recompute")
     assert plan.chosen.receptive_field == (published, published)
     assert plan.smallest_tile_size == (published, published)
 
 
 def test_smallest_tile_is_the_smallest_and_default_divides_by_four() -> None:
-    plan = streamplan.plan(vgg11(2, 5).eval(), (1, 3, 97, 283), cut="features.5")
+    plan = streamplan.plan(vgg11(2, 5).eval(), (1, 3, 97, 283), cut="features.5", halo="recompute")
     assert plan.smallest_tile_size == (10, 10)  # two 3x3 convolutions, each before a 2x2 pool: 1 -> 2 -> 4 -> 8 -> 10
     assert plan.tile_size == (25, 71)
 

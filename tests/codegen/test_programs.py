@@ -76,10 +76,11 @@ def inputs_of(name: str) -> list[Tensor]:
     return [torch.randn(size, generator=generator) for size in CASES[name][1]]
 
 
-def compiled(name: str) -> StreamedModule:
+def compiled(name: str, tile_size: int | None = None, **options: Any) -> StreamedModule:
     torch.manual_seed(0)
-    build, _, tile_size = CASES[name]
-    return streamplan.compile(build().eval(), tile_size=tile_size, example_inputs=tuple(inputs_of(name)))
+    build, _, size = CASES[name]
+    inputs = tuple(inputs_of(name))
+    return streamplan.compile(build().eval(), tile_size=tile_size or size, example_inputs=inputs, **options)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -122,9 +123,8 @@ def test_the_source_does_not_depend_on_the_process() -> None:
 
 @pytest.mark.parametrize("tile_size", [11, 16, 24])
 def test_the_program_is_the_same_for_every_tile_size(tile_size: int) -> None:
-    build, _, _ = CASES["pools"]
-    other = streamplan.compile(build().eval(), tile_size=tile_size, example_inputs=tuple(inputs_of("pools")))
-    assert other.source == compiled("pools").source
+    other = compiled("pools", tile_size, halo="recompute")
+    assert other.source == compiled("pools", halo="recompute").source
 
 
 def test_a_failure_in_a_tile_shows_the_line_of_the_program() -> None:

@@ -35,7 +35,9 @@ def test_the_whole_net_in_one_tile() -> None:
 
 
 def test_recomputed_halos_are_counted() -> None:
-    plan = streamplan.plan(two_convs(), (1, 3, H, W), (13, W))  # 10 rows of the cut read 13 of the image, at each end
+    plan = streamplan.plan(
+        two_convs(), (1, 3, H, W), (13, W), halo="recompute"
+    )  # 10 rows of the cut read 13 of the image, at each end
     assert plan.boundaries == ((0, 10, 20), (0, W))
     inner = conv_flops(3, 3, 4, 12 * W) + conv_flops(5, 4, 5, 10 * W)  # 10 rows of the cut need 12 of the first conv
     assert plan.costs.computed_flops == 2 * inner
@@ -66,7 +68,7 @@ def test_an_in_place_activation_costs_no_memory() -> None:
 @pytest.mark.parametrize("tile_size", [7, 8, 11, 15, 20])
 def test_computed_flops_are_the_sum_over_the_tiles(tile_size: int) -> None:
     model = two_convs(padding=0)
-    plan = streamplan.plan(model, (1, 3, H, W), (tile_size, W))
+    plan = streamplan.plan(model, (1, 3, H, W), (tile_size, W), halo="recompute")
     total = 0
     for start, stop in zip(plan.boundaries[0], plan.boundaries[0][1:], strict=False):
         x = torch.zeros(1, 3, stop - start + 6, W, dtype=torch.float64)  # what a block of an unpadded net reads

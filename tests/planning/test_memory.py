@@ -42,7 +42,7 @@ def test_a_huge_plan_takes_little_memory(record_property: Callable[[str, object]
         [sys.executable, "-c", _PROGRAM], cwd=root, capture_output=True, text=True, check=True, timeout=300
     )
     measured = json.loads(run.stdout)
-    assert measured["tiles"] > 256
+    assert measured["tiles"] >= 256
     record_property("seconds", measured["seconds"])
     record_property("MiB", measured["bytes"] / 2**20)
     assert 0 < measured["bytes"] < _MOST_BYTES

@@ -9,8 +9,9 @@ One axis at a time. After step i value v exists up to its frontier E_v(i); the s
     E_v(i)  the longest prefix computable from what exists after step i
     K_v(i)  the first position that any later step reads, or E_v(i) if none reads back
 
-A cheap operation that reads the same position (ReLU, BatchNorm) is run again on carried samples rather than carried
-itself: it belongs to the *cluster* of the value it starts from, the cluster's root, and has the root's frontier.
+When the image has ended, all that is left could be computed at once: borders need no further samples. In a deep net
+that is a large last step. Steps without new samples, whose boundaries repeat the extent, spread it: up to the last one
+every value advances as if the image went on.
 """
 
 from __future__ import annotations
@@ -18,38 +19,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from streamplan.analysis.clusters import Clusters
+from streamplan.analysis.flush import find_paces
 from streamplan.analysis.regions import AxisStep, EdgeKey, StreamedEdge, StreamedPart, pull_regions, read_region
 from streamplan.analysis.schedule import AxisSchedule
-from streamplan.geometry import IDENTITY, AxisRead, Interval
+from streamplan.geometry import AxisRead, Interval
 
 _NOTHING = Interval(0, 0)
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """Values grouped with the cheap pointwise operations on them."""
-
-    root: Mapping[str, str]
-    """Root of every value's cluster; a value computed by anything else is its own root."""
-
-    def is_inside(self, edge: StreamedEdge) -> bool:
-        """Whether a read stays within one cluster: it reads all that is at hand."""
-        return self.root[edge.reader] == self.root[edge.source] and self.root[edge.reader] != edge.reader
-
-
-def find_clusters(part: StreamedPart, cheap: frozenset[str]) -> Clusters:
-    """Group values; `cheap` names the calls without arithmetic to speak of."""
-    root = {name: name for name in part.input_maps}
-    edges: dict[str, list[StreamedEdge]] = {}
-    for edge in part.edges:
-        edges.setdefault(edge.reader, []).append(edge)
-    for name in part.order:
-        (first, *others) = edges[name]
-        # Padding or cropping behind the last position has the identity's pull, but other extents.
-        same_extents = part.extents[name] == part.extents[first.source]
-        same_position = same_extents and not others and all(axis_map == IDENTITY for axis_map in first.axis_maps)
-        root[name] = root[first.source] if same_position and name in cheap else name
-    return Clusters(root)
 
 
 def schedule_carried_axis(
@@ -61,7 +37,8 @@ def schedule_carried_axis(
         part: The streamed part.
         clusters: Its clusters.
         axis: Image axis.
-        boundaries: Positions of the first input map that end each step, from 0 to its extent.
+        boundaries: Positions of the first input map that end each step, from 0 to its extent; the extent again for
+            every further step that computes what is left.
     """
     frontiers = _frontiers(part, clusters, axis, boundaries)
     blocks = [_blocks(frontiers, step) for step in range(1, len(boundaries))]
@@ -91,13 +68,15 @@ def _frontiers(part: StreamedPart, clusters: Clusters, axis: int, boundaries: tu
     first = part.extents[part.input_maps[0]][axis]
     state = {name: cluster_needs[name].start for name in roots}
     frontiers = [dict(state)]
-    for boundary in boundaries[1:]:
+    paces = find_paces(part, clusters, axis, edges, boundaries)
+    for boundary, pace in zip(boundaries[1:], paces, strict=True):
         for name in part.input_maps:
             extent = part.extents[name][axis]
             state[name] = max(state[name], min(boundary * extent // first, cluster_needs[name].stop))
         for name in roots:
             if name not in part.input_maps:
-                state[name] = _longest_prefix(part, clusters, axis, edges[name], state, cluster_needs[name].stop)
+                limit = max(state[name], min(cluster_needs[name].stop, pace.get(name, cluster_needs[name].stop)))
+                state[name] = _longest_prefix(part, clusters, axis, edges[name], state, limit)
         frontiers.append(dict(state))
     return frontiers
 

@@ -11,7 +11,7 @@ from torch import nn
 from streamplan.api.module import StreamedModule
 from streamplan.api.requests import check_model, cut_option, resolve_arguments
 from streamplan.errors import OptionError
-from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_passes
+from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy, Options, resolve_passes
 from streamplan.planning import Plan, build_plan
 from streamplan.planning.arguments import as_integer
 from streamplan.planning.model import default_device
@@ -28,6 +28,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     halo: HaloPolicy = "auto",
     batch_norm: BatchNormPolicy = "error",
     passes: str | Sequence[str] = "all",
+    carries: CarryPlacement = "device",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -38,19 +39,21 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         model: Any `nn.Module`; it is neither changed nor copied, and the result shares its parameters and buffers.
         input_size: Size of the image, batch and channels included: `(1, 3, 8192, 8192)`; a sequence of sizes for a
             model with several inputs.
-        tile_size: One number, or one per axis, in input samples: with recomputed halos what a tile reads at most, its
-            halo included; with carried halos what it advances by. None takes a quarter of the image along each axis, or
-            more if that is not feasible.
+        tile_size: One number, or one per axis, in input samples: what a tile advances by at most, so what it reads but
+            for what it has received; with recomputed halos what it reads at most, its halo included. None takes a
+            quarter of the image along each axis, or more if that is not feasible.
         example_inputs: Instead of `input_size`: a tensor, a tuple of positional arguments, or a dict of keyword
             arguments. Only shapes and dtypes are used.
         plan: A plan to follow, instead of sizes and options.
         cut: Where the resident part begins: "latest", a module path, the name of a value, or a tuple of them.
         halo: How tiles get the samples around them: "recompute" computes them in every tile, "reuse" carries them from
-            tile to tile so that every value is computed once; "auto" recomputes.
+            tile to tile so that every value is computed once; "auto" reuses.
         batch_norm: BatchNorm in training mode in the way of streaming: "error"; "frozen" keeps streamed BatchNorm in
             eval mode whatever `train()` says, without touching the model's flags; "resident" cuts the net before it.
         passes: Lowering passes, which make tiles cheaper without changing what is computed: "all", or a tuple of names
             from `streamplan.options.PASSES`.
+        carries: Where what tiles hand to each other waits for the backward pass: on the "device", or in "host" memory,
+            pinned if the device is a GPU. The plan says how many bytes that is.
         dtype: Dtype of the image; None takes that of the model's parameters.
         device: Device to plan for; None takes that of the model's parameters.
         progress: Whether to show a bar over the tiles of each pass on standard error.
@@ -69,6 +72,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         given = {"input_size": input_size, "tile_size": tile_size, "example_inputs": example_inputs, "dtype": dtype}
         given |= {"cut": None if cut == "latest" else cut, "halo": None if halo == "auto" else halo}
         given |= {"batch_norm": None if batch_norm == "error" else batch_norm}
+        given |= {"carries": None if carries == "device" else carries}
         given |= {"passes": None if passes == "all" else passes}
         beside = [name for name, value in given.items() if value is not None]
         if beside:
@@ -77,11 +81,13 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
                 why="a plan already fixes sizes, dtype, cut, halo, the BatchNorm policy and the passes",
                 do="pass either plan= or the options; streamplan.plan(...) makes a plan with other options",
             )
-        options = Options(plan.tile_size, plan.requested_cut or "latest", plan.halo, plan.batch_norm, plan.passes)
+        options = Options(
+            plan.tile_size, plan.requested_cut or "latest", plan.halo, plan.batch_norm, plan.passes, plan.carries
+        )
         return StreamedModule(
             model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress
         )
-    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes))
+    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return StreamedModule(model, arguments, options, device=_device(model, device), progress=progress)
 
@@ -96,6 +102,7 @@ def plan(  # noqa: PLR0913 - every option is a keyword
     halo: HaloPolicy = "auto",
     batch_norm: BatchNormPolicy = "error",
     passes: str | Sequence[str] = "all",
+    carries: CarryPlacement = "device",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Plan:
@@ -107,7 +114,7 @@ def plan(  # noqa: PLR0913 - every option is a keyword
         The plan; `print` shows it as a report.
     """
     model = check_model(model)
-    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes))
+    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return build_plan(model, arguments, options, _device(model, device))
 

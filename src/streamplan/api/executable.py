@@ -53,9 +53,9 @@ class Executable:
         values |= dict(zip(program.prologue_values, early, strict=True))
         weights = {path: attrgetter(path)(model) for path in program.attributes}
         weights |= {name: values[name] for name in program.prologue_smalls}
-        weights |= dict(self.program.derive(weights))
+        derived = dict(self.program.derive(weights))
         maps = [values[name] for name in self.segment.part.input_maps]
-        smalls = {name: weights.pop(name) for name in program.smalls}
+        smalls = {name: self.segment.ordered({**weights, **derived}[name]) for name in program.smalls}
         cut = stream_segment(self.segment, maps, smalls, watched=tuple(weights.values()), on_tile=on_tile)
         values |= dict(zip(self.segment.outputs, cut, strict=True))
         result = self.program.head(model, *(values[name] for name in program.head_inputs))
@@ -84,6 +84,7 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         tile=loaded.tile,
         maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
         is_channels_last="channels_last" in lowered.passes,
+        keeps_carries_on_host=plan.carries == "host",
         keeps_last_tile="keep_last_tile" in lowered.passes,
     )
     streamed = prepared.cut.streamed

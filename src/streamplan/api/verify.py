@@ -135,7 +135,13 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     options = (
         Options(cut=cut_option(cut), halo=halo, batch_norm=batch_norm, passes=resolve_passes(passes))
         if plan is None
-        else Options(cut=plan.requested_cut or "latest", halo=plan.halo, batch_norm=plan.batch_norm, passes=plan.passes)
+        else Options(
+            cut=plan.requested_cut or "latest",
+            halo=plan.halo,
+            batch_norm=plan.batch_norm,
+            passes=plan.passes,
+            carries=plan.carries,
+        )
     )
     streamed = StreamedModule(
         copy.deepcopy(plain),

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamplan.analysis.carrying import Carrying, find_carrying, find_clusters, schedule_carried_axis
+from streamplan.analysis.carrying import Carrying, find_carrying, schedule_carried_axis
+from streamplan.analysis.clusters import Clusters, find_clusters
 from streamplan.analysis.cuts import Cut, cut_at, enumerate_cuts
+from streamplan.analysis.flush import count_flush_steps
 from streamplan.analysis.locality import LocalityFacts, classify_locality, freeze_batch_norms
 from streamplan.analysis.regions import StreamedPart, receptive_field, streamed_part
 from streamplan.analysis.schedule import (
@@ -37,6 +39,8 @@ from streamplan.planning.costs import count_costs, streamed_totals
 from streamplan.planning.model import TracedModel, trace_and_lower
 from streamplan.planning.plan import CutCandidate, InputPlan, Plan
 
+_WORTH_SPREADING = 0.9
+"""The flush gets steps of its own if that makes the largest step smaller by more than a tenth."""
 _DEFAULT_DIVISOR = 4
 """Without a tile size, a tile reads a quarter of the image along each axis, if that is feasible."""
 
@@ -104,13 +108,13 @@ def prepare_plan(
     cut = cut_at(graph, facts, options.cut_names) if options.cut_names else cuts[-1]
     lowered = lower_part(graph, facts, cut, options.passes)
     part = lowered.part
-    is_reused = options.halo == "reuse"
+    is_reused = options.halo != "recompute"
     smallest = tuple(1 if is_reused else smallest_tile_size(part, axis) for axis in range(part.num_axes))
     tile_size = stored.tile_size if stored else _resolve_tile_size(options.tile_size, part, smallest)
     if stored is not None:
         boundaries = _stored_boundaries(stored, part, is_reused=is_reused)
     else:
-        boundaries = _advance(part, tile_size) if is_reused else _divide(part, tile_size, smallest)
+        boundaries = _advance(lowered, tile_size) if is_reused else _divide(part, tile_size, smallest)
     schedules, carrying = _schedule(lowered.graph, part, boundaries, is_reused=is_reused)
     plan = Plan(
         model=traced.name,
@@ -123,6 +127,7 @@ def prepare_plan(
         halo="reuse" if is_reused else "recompute",
         batch_norm=options.batch_norm,
         passes=options.passes,
+        carries=options.carries,
         requested_cut=options.cut_names,
         cut=cut.frontier,
         cuts=_candidates(graph, facts, cuts, cut),
@@ -159,18 +164,43 @@ def _schedule(
     """The steps along every axis, and what they carry."""
     if not is_reused:
         return tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries)), None
-    clusters = find_clusters(part, frozenset(name for name in part.order if graph[name].flops == 0))
+    clusters = _clusters(graph, part)
     schedules = tuple(schedule_carried_axis(part, clusters, axis, stops) for axis, stops in enumerate(boundaries))
     return schedules, find_carrying(part, clusters, schedules)
 
 
-def _advance(part: StreamedPart, tile_size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Boundaries in samples of the first input map, in steps as even as can be of at most the tile size."""
+def _clusters(graph: Graph, part: StreamedPart) -> Clusters:
+    return find_clusters(part, frozenset(name for name in part.order if graph[name].flops == 0))
+
+
+def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Boundaries in samples of the first input map, in steps as even as can be of at most the tile size.
+
+    What is left when the image has ended is computed in steps of its own if the last step would be much the largest.
+    """
+    part = lowered.part
+    clusters = _clusters(lowered.graph, part)
     boundaries = []
-    for extent, size in zip(part.extents[part.input_maps[0]], tile_size, strict=True):
+    for axis, (extent, size) in enumerate(zip(part.extents[part.input_maps[0]], tile_size, strict=True)):
         count = -(-extent // size)
-        boundaries.append(tuple(index * extent // count for index in range(count + 1)))
+        stops = tuple(index * extent // count for index in range(count + 1))
+        num_more = count_flush_steps(part, clusters, axis, stops) if count > 1 else 0
+        spread = stops + (extent,) * num_more
+        plain_peak, spread_peak = (_peak_bytes(lowered, clusters, axis, way) for way in (stops, spread))
+        boundaries.append(spread if spread_peak < _WORTH_SPREADING * plain_peak else stops)
     return tuple(boundaries)
+
+
+def _peak_bytes(lowered: LoweredPart, clusters: Clusters, axis: int, boundaries: tuple[int, ...]) -> float:
+    """Activation bytes of the largest step along one axis."""
+    part = lowered.part
+    weights = {
+        name: lowered.graph[name].activation_bytes / part.extents[name][axis]
+        for name in part.order
+        if name not in lowered.inplace
+    }
+    steps = schedule_carried_axis(part, clusters, axis, boundaries).steps
+    return max(sum(step.regions[name].size * weight for name, weight in weights.items()) for step in steps)
 
 
 def _stored_boundaries(stored: Plan, part: StreamedPart, *, is_reused: bool) -> tuple[tuple[int, ...], ...]:
@@ -178,7 +208,9 @@ def _stored_boundaries(stored: Plan, part: StreamedPart, *, is_reused: bool) -> 
     image = part.extents[part.input_maps[0]]
     extents = [image[axis] if is_reused else coarsest_extent(part, axis) for axis in range(part.num_axes)]
     whole = len(stored.boundaries) == len(extents) and all(
-        stops[0] == 0 and stops[-1] == extent and all(a < b for a, b in pairwise(stops))
+        stops[0] == 0
+        and stops[-1] == extent
+        and all(a < b or (is_reused and 0 < a == b == extent) for a, b in pairwise(stops))
         for stops, extent in zip(stored.boundaries, extents, strict=True)
     )
     if not whole:

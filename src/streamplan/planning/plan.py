@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamplan.errors import PlanMismatchError
-from streamplan.options import BatchNormPolicy, HaloPolicy
+from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.text import plan_text
 
@@ -82,6 +82,11 @@ class Costs:
     """Those of the streamed part in its largest tile."""
     cut_bytes: int
     """Bytes of the cut values."""
+    carry_bytes: int
+    """Bytes of all that tiles hand to each other: kept from the forward to the backward pass; 0 with recomputed
+    halos."""
+    recompute_factor: float
+    """Forward FLOPs of the streamed part over those of the plain net, if as many tiles computed their halos again."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class Plan:
     """Policy for BatchNorm in training mode."""
     passes: tuple[str, ...]
     """Lowering passes."""
+    carries: CarryPlacement
+    """Where what tiles hand to each other is kept for the backward pass."""
     requested_cut: tuple[str, ...]
     """Names the cut was requested by; empty for the latest."""
     cut: tuple[str, ...]

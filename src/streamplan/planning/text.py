@@ -82,19 +82,16 @@ def _facts(plan: Plan) -> list[str]:
     costs = plan.costs
     reads = format_extents(plan.inputs[0].max_read)
     grid = f"{format_extents(plan.grid)} = {plan.num_tiles}" if len(plan.grid) > 1 else str(plan.num_tiles)
-    computed = _share(costs.computed_flops, costs.streamed_flops)
+    is_bounded = plan.halo == "recompute"
+    smallest = f" (smallest feasible {format_extents(plan.smallest_tile_size)})" if is_bounded else ""
     rows = [("input", f"{plan.inputs[0].shape} {plan.inputs[0].dtype} on {plan.device}")]
     rows += [("input", f"{other.name} {other.shape} {other.dtype}") for other in plan.inputs[1:]]
     rows += [
         ("cut", f"{', '.join(plan.cut)} ({plan.chosen.module_path or 'model'}), {_shapes(plan.chosen)}"),
         ("tiles", f"{grid}, each reads at most {reads} input samples"),
         ("", f"and advances by at most {format_extents(plan.inputs[0].max_step)}"),
-        (
-            "tile size",
-            f"{format_extents(plan.tile_size)} (smallest feasible {format_extents(plan.smallest_tile_size)})",
-        ),
-        ("halo", f"{plan.halo}: one position of the cut reads {format_extents(plan.chosen.receptive_field)} samples,"),
-        ("", f"the streamed part computes {computed:.2f}x its FLOPs per pass"),
+        ("tile size", format_extents(plan.tile_size) + smallest),
+        *_halo_rows(plan),
         ("activations", f"{format_bytes(costs.activation_bytes)} in the plain net's forward pass"),
         ("", f"{format_bytes(costs.tile_activation_bytes)} in the largest tile,"),
         ("", f"{format_bytes(costs.cut_bytes)} in the cut map,"),
@@ -103,6 +100,24 @@ def _facts(plan: Plan) -> list[str]:
         ("batch norm", plan.batch_norm),
     ]
     return [f"  {label:<12}{text}" for label, text in rows]
+
+
+def _halo_rows(plan: Plan) -> list[tuple[str, str]]:
+    """The halo policy and its price."""
+    costs = plan.costs
+    rows = [
+        ("halo", f"{plan.halo}: one position of the cut reads {format_extents(plan.chosen.receptive_field)} samples;")
+    ]
+    if plan.halo == "recompute":
+        computed = _share(costs.computed_flops, costs.streamed_flops)
+        return [*rows, ("", f"the streamed part computes {computed:.2f}x its FLOPs per pass")]
+    where = "in host memory" if plan.carries == "host" else f"on {plan.device}"
+    return [
+        *rows,
+        ("", "tiles hand them on, so that every value is computed once per pass;"),
+        ("", f"as many tiles with recomputed halos would compute {costs.recompute_factor:.2f}x the FLOPs"),
+        ("carries", f"{format_bytes(costs.carry_bytes)} in all, kept {where} from forward to backward"),
+    ]
 
 
 def _shapes(candidate: CutCandidate) -> str:

@@ -85,7 +85,10 @@ def run_tile(
         wanted: With autograd, the input maps that need a gradient; None runs without autograd.
     """
     if wanted is not None:
-        received = {key: x.detach().requires_grad_(x.is_floating_point()) for key, x in received.items()}
+        received = {
+            key: x.to(maps[0].device, non_blocking=True).detach().requires_grad_(x.is_floating_point())
+            for key, x in received.items()
+        }
     tile = Tile(segment, index, received, maps[0].device)
     regions = []
     for name, x in zip(segment.part.input_maps, maps, strict=True):
@@ -140,7 +143,7 @@ def forward_pass(
                 outputs[name][run.tile.slices(name, blocks=True)] = block.detach()
         pending.leave(segment, index, run.tile.handed)
         if keep and received:
-            kept.by_tile[index] = received
+            kept.by_tile[index] = {key: segment.stored(x) for key, x in received.items()}
         report(done + 1)
     return ForwardResult(outputs, kept, run if wanted is not None else None)
 

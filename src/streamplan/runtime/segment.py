@@ -43,6 +43,8 @@ class Segment:
     """Every value at full size."""
     is_channels_last: bool = False
     """Whether tiles run in channels-last memory order."""
+    keeps_carries_on_host: bool = False
+    """Whether carried samples wait for the backward pass in host memory."""
     keeps_last_tile: bool = False
     """Whether the graph of the last tile is kept from the forward pass for the backward pass."""
 
@@ -61,6 +63,13 @@ class Segment:
     def copied(self, x: torch.Tensor) -> torch.Tensor:
         """A copy in the memory order of the tiles."""
         return x.clone(memory_format=self.memory_format(x.dim()))
+
+    def stored(self, x: torch.Tensor) -> torch.Tensor:
+        """A carried tensor where it waits for the backward pass."""
+        if not self.keeps_carries_on_host or x.device.type == "cpu":
+            return x
+        host = torch.empty_like(x, device="cpu", pin_memory=x.device.type == "cuda")
+        return host.copy_(x, non_blocking=True)
 
     def memory_format(self, rank: int) -> torch.memory_format:
         """The memory order of the tiles, for tensors of a rank."""

@@ -60,10 +60,10 @@ class _Call:
         return list(tensors[:count]), dict(zip(self.segment.smalls, tensors[count:end], strict=True))
 
     def leaves(self, smalls: Mapping[str, Tensor], needs: Sequence[bool]) -> dict[str, Tensor]:
-        """Small tensors as leaves, in the memory order of the tiles."""
+        """Small tensors as leaves."""
         needed = needs[len(self.segment.part.input_maps) :]
         return {
-            name: self.segment.ordered(tensor.detach()).requires_grad_(need)
+            name: tensor.detach().requires_grad_(need)
             for (name, tensor), need in zip(smalls.items(), needed, strict=False)
         }
 
@@ -92,8 +92,8 @@ def stream_segment(
     Args:
         segment: The segment.
         maps: Full-size input maps, in the order of `segment.part.input_maps`.
-        smalls: Small tensors by name.
-        watched: Tensors that small tensors were derived from; they must not change before the backward pass either.
+        smalls: Small tensors by name, in the memory order of the tiles.
+        watched: Tensors that small tensors were made from; they must not change before the backward pass either.
         on_tile: Progress callback.
 
     Returns:

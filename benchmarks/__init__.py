@@ -1,0 +1,1 @@
+"""One training step of several nets, plain, checkpointed, streamed and with lightstream: seconds, bytes, errors."""

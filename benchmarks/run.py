@@ -1,0 +1,150 @@
+"""The benchmark: `python -m benchmarks.run`; see benchmarks/README.md.
+
+    for each case:
+        for each variant: check the gradients
+        for each repeat:  for each variant: time one step     (every other repeat backwards)
+        for each variant: measure the memory of one step      (on the CPU)
+
+Every measurement is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from benchmarks.cases import CASES, QUICK_CASES, Case
+from benchmarks.machine import machine_facts
+from benchmarks.memory import MALLOC_ENVIRONMENT
+from benchmarks.processes import run_worker
+from benchmarks.results import CaseResults, VariantResults, write_results
+from benchmarks.table import case_table
+from benchmarks.variants import PASSES, Variant, default_variants, parse_variant
+
+Kind = Literal["check", "step", "memory"]
+
+_NARROWEST_TABLE = 130
+"""Columns; a table that wraps cannot be read."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    cases: tuple[Case, ...]
+    variants: tuple[Variant, ...]
+    device: str
+    num_repeats: int
+    num_memory_runs: int
+    checks: bool
+    num_warmups: int | None
+    num_threads: int | None
+    timeout_seconds: float | None
+    out: Path
+
+
+def schedule(variants: tuple[Variant, ...], settings: Settings) -> Iterator[tuple[Kind, int, Variant]]:
+    """The measurements of a case, in the order they are made."""
+    for variant in variants:
+        if settings.checks and variant.method != "plain":
+            yield "check", 0, variant
+    for repeat in range(settings.num_repeats):
+        for variant in variants if repeat % 2 == 0 else reversed(variants):
+            yield "step", repeat, variant
+    for repeat in range(settings.num_memory_runs):
+        for variant in variants:
+            yield "memory", repeat, variant
+
+
+def run_case(case: Case, settings: Settings, console: Console) -> Iterator[CaseResults]:
+    """Measure a case; yields its results, the same object, after every measurement."""
+    variants = tuple(variant for variant in settings.variants if variant.method in case.steps)
+    results = CaseResults(case.name, {"net": case.net, "options": dict(case.options), "image_size": case.image_size})
+    results.variants = {variant.name: VariantResults(variant.name) for variant in variants}
+    for kind, repeat, variant in schedule(variants, settings):
+        own = results.variants[variant.name]
+        if own.problem is not None:
+            continue
+        task: Literal["check", "step"] = "check" if kind == "check" else "step"
+        spec = case.spec(task, variant, settings.device, settings.num_threads, settings.num_warmups)
+        result = run_worker(spec, gives_memory_back=kind == "memory", timeout_seconds=settings.timeout_seconds)
+        own.add(kind, repeat, result)
+        said = result.get("reason") or (f"{result['seconds']:.2f} s" if "seconds" in result else "")
+        console.print(
+            f"{case.name} {variant.name} {kind} {repeat}: {result['status']} {said}", markup=False, soft_wrap=True
+        )
+        yield results
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print a table per case, write JSON."""
+    settings = parse_arguments(arguments)
+    console = Console()
+    facts = {
+        "machine": machine_facts(settings.device, settings.num_threads),
+        "malloc_environment_of_memory_runs": MALLOC_ENVIRONMENT,
+    }
+    done: list[CaseResults] = []
+    for case in settings.cases:
+        for results in run_case(case, settings, console):
+            write_results(settings.out, facts, [*done, results])
+            latest = results
+        done.append(latest)
+    for case_results in done:
+        table = case_table(case_results)
+        Console(width=max(console.width, _NARROWEST_TABLE)).print(table)
+    console.print(f"written: {settings.out}", markup=False, soft_wrap=True)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> Settings:
+    """The settings that a command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description=f"Cases: {', '.join(CASES)}. Lowering passes: {', '.join(PASSES)}.",
+    )
+    parser.add_argument("--cases", nargs="+", help="names of cases; all unless given")
+    parser.add_argument("--variants", nargs="+", help="names of variants, see benchmarks/variants.py")
+    parser.add_argument("--quick", action="store_true", help="small images and nets instead of the cases")
+    parser.add_argument("--repeats", type=int, help="timed steps per variant (5; 2 with --quick)")
+    parser.add_argument("--memory-runs", type=int, help="on the CPU, steps whose memory is measured (1)")
+    parser.add_argument("--no-checks", action="store_true", help="do not compare gradients")
+    parser.add_argument("--warmup", type=int, help="steps before the timed one; 1 on a GPU and up to 1024 x 1024, or 0")
+    parser.add_argument("--threads", type=int, help="of torch; its default unless given")
+    parser.add_argument("--timeout", type=float, help="seconds after which a process is given up")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="of the results (benchmarks/results/DEVICE.json)")
+    given = parser.parse_args(arguments)
+    known = QUICK_CASES if given.quick else CASES
+    unknown = set(given.cases or ()) - known.keys()
+    if unknown:
+        parser.error(f"unknown cases {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device")
+    try:
+        variants = tuple(map(parse_variant, given.variants)) if given.variants else default_variants()
+    except ValueError as error:
+        parser.error(str(error))
+    name = f"quick-{given.device}" if given.quick else given.device
+    memory_runs = 1 if given.memory_runs is None else given.memory_runs
+    return Settings(
+        cases=tuple(known[name] for name in given.cases or known),
+        variants=variants,
+        device=given.device,
+        num_repeats=given.repeats or (2 if given.quick else 5),
+        num_memory_runs=memory_runs if given.device == "cpu" else 0,
+        checks=not given.no_checks,
+        num_warmups=given.warmup,
+        num_threads=given.threads,
+        timeout_seconds=given.timeout,
+        out=given.out or Path("benchmarks/results") / f"{name}.json",
+    )
+
+
+if __name__ == "__main__":
+    main()

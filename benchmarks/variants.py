@@ -1,0 +1,62 @@
+"""The ways to compute one training step, and their names on the command line.
+
+plain, checkpoint, lightstream
+recompute, reuse                  streamed, by how tiles get their halos, with every lowering pass
+reuse-no-passes                   without any
+reuse-without-inplace             with all but one
+reuse-only-inplace                with one
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamplan.options
+
+HALOS = ("recompute", "reuse")
+"""Methods that stream; the others are plain, checkpoint and lightstream."""
+
+PASSES: tuple[str, ...] = tuple(getattr(streamplan.options, "PASSES", ()))
+"""Names of the lowering passes of the installed streamplan."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a training step."""
+
+    name: str
+    method: str
+    """`plain`, `checkpoint`, `recompute`, `reuse` or `lightstream`."""
+    passes: tuple[str, ...] | None = None
+    """Lowering passes to ask for; None leaves them to streamplan's default."""
+
+
+def parse_variant(name: str) -> Variant:
+    """The variant of a name.
+
+    >>> parse_variant("reuse-no-passes")
+    Variant(name='reuse-no-passes', method='reuse', passes=())
+
+    Raises:
+        ValueError: The name is not of the forms above.
+    """
+    if name in ("plain", "checkpoint", "lightstream", *HALOS):
+        return Variant(name, name)
+    method, _, rest = name.partition("-")
+    kind, _, lowering_pass = rest.partition("-")
+    if method in HALOS and rest == "no-passes":
+        return Variant(name, method, ())
+    if method in HALOS and lowering_pass in PASSES:
+        if kind == "without":
+            return Variant(name, method, tuple(each for each in PASSES if each != lowering_pass))
+        if kind == "only":
+            return Variant(name, method, (lowering_pass,))
+    raise ValueError(f"{name!r} is not a variant; see `python -m benchmarks.run --help`")
+
+
+def default_variants() -> tuple[Variant, ...]:
+    """What is run unless variants are named; each pass is taken away from `reuse` in turn."""
+    names = ["plain", "checkpoint", "lightstream", "recompute", "reuse"]
+    if PASSES:
+        names += ["recompute-no-passes", "reuse-no-passes", *(f"reuse-without-{each}" for each in PASSES)]
+    return tuple(map(parse_variant, names))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.cases import CASES, QUICK_CASES
+from benchmarks.nets import NETS
+from benchmarks.run import Settings, parse_arguments, schedule
+from benchmarks.spec import Spec
+from benchmarks.variants import PASSES, Variant, default_variants, parse_variant
+
+
+def test_names() -> None:
+    assert parse_variant("plain") == Variant("plain", "plain", None)
+    assert parse_variant("recompute-no-passes") == Variant("recompute-no-passes", "recompute", ())
+    for name in PASSES:
+        without = parse_variant(f"reuse-without-{name}").passes
+        assert without is not None
+        assert {*without, name} == set(PASSES)
+        assert name not in without
+        assert parse_variant(f"recompute-only-{name}").passes == (name,)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "fast", "plain-no-passes", "reuse-", "reuse-without", "reuse-without-magic", "reuse-with-inplace"]
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not a variant"):
+        parse_variant(name)
+
+
+def test_every_pass_is_switched_off_by_default() -> None:
+    names = [variant.name for variant in default_variants()]
+    assert {"plain", "checkpoint", "lightstream", "recompute", "reuse"} <= set(names)
+    assert {f"reuse-without-{name}" for name in PASSES} <= set(names)
+
+
+def test_specifications_survive_json() -> None:
+    for case in [*CASES.values(), *QUICK_CASES.values()]:
+        assert case.net in NETS
+        assert case.checks.keys() >= case.steps.keys() - {"plain"}
+        for variant in default_variants():
+            if variant.method in case.steps:
+                spec = case.spec("step", variant, "cpu", 2, None)
+                assert Spec.from_json(spec.to_json()) == spec
+
+
+def test_small_images_get_a_warmup() -> None:
+    plain = parse_variant("plain")
+    assert CASES["unet-1024"].spec("step", plain, "cpu", None, None).num_warmups == 1
+    assert CASES["unet-1536"].spec("step", plain, "cpu", None, None).num_warmups == 0
+    assert CASES["unet-1536"].spec("step", plain, "cuda", None, None).num_warmups == 1
+    assert CASES["unet-1536"].spec("step", plain, "cpu", None, 2).num_warmups == 2
+
+
+def _settings(text: str) -> Settings:
+    return parse_arguments(text.split())
+
+
+def test_variants_are_interleaved() -> None:
+    settings = _settings("--quick --variants plain reuse --repeats 3")
+    order = [(kind, repeat, variant.name) for kind, repeat, variant in schedule(settings.variants, settings)]
+    assert order == [
+        ("check", 0, "reuse"),
+        ("step", 0, "plain"),
+        ("step", 0, "reuse"),
+        ("step", 1, "reuse"),
+        ("step", 1, "plain"),
+        ("step", 2, "plain"),
+        ("step", 2, "reuse"),
+        ("memory", 0, "plain"),
+        ("memory", 0, "reuse"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["--cases nothing", "--variants nothing", "--quick --cases unet-1024"])
+def test_unknown_names_end_the_run(text: str) -> None:
+    with pytest.raises(SystemExit):
+        _settings(text)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import methods, worker
+from benchmarks.cases import QUICK_CASES
+from benchmarks.memory import PeakMemory
+from benchmarks.nets import Net
+from benchmarks.run import main
+from benchmarks.spec import Spec, Task
+from benchmarks.variants import parse_variant
+from benchmarks.worker import measure
+
+_EXACT = 1e-9
+"""Far below any real error, above the rounding of gradients that are zero but for rounding."""
+
+
+def _spec(case: str, task: Task, variant: str) -> Spec:
+    return QUICK_CASES[case].spec(task, parse_variant(variant), "cpu", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("case", "variant"),
+    [
+        ("quick-unet", "checkpoint"),
+        ("quick-unet", "recompute"),
+        ("quick-resnet18", "checkpoint"),
+        ("quick-tupac", "checkpoint"),
+        ("quick-tupac", "reuse-no-passes"),
+    ],
+)
+def test_exact_methods_have_no_error(case: str, variant: str) -> None:
+    result = measure(_spec(case, "check", variant))
+    assert result["status"] == "ok"
+    assert result["gradient_error"] < _EXACT
+
+
+def test_wrong_gradients_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare_wrong(net: Net, spec: Spec) -> methods.Step:
+        step = methods.prepare_step(net, spec)
+        step.parameters["body.inc.double_conv.1.weight"].register_hook(lambda grad: 1.5 * grad)
+        return step
+
+    monkeypatch.setattr(worker, "prepare_step", prepare_wrong)
+    result = measure(_spec("quick-unet", "check", "plain"))
+    assert result["worst_parameter"] == "body.inc.double_conv.1.weight"
+    assert result["gradient_error"] == pytest.approx(0.5)
+    assert result["gradient_error_without_batch_norm"] < _EXACT
+
+
+def test_missing_packages_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightstream", None)
+    result = measure(_spec("quick-tupac", "step", "lightstream"))
+    assert result["status"] == "not installed"
+
+
+def test_failures_are_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(net: Net, spec: Spec) -> methods.Step:
+        raise RuntimeError("no memory\nat all")
+
+    monkeypatch.setattr(worker, "prepare_step", fail)
+    assert measure(_spec("quick-unet", "step", "plain")) == {"status": "failed", "reason": "RuntimeError: no memory"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightstream_is_exact_but_for_batch_norm() -> None:
+    pytest.importorskip("lightning")
+    pytest.importorskip("lightstream")
+    result = measure(_spec("quick-tupac", "check", "lightstream"))
+    assert result["status"] == "ok"
+    assert result["gradient_error_without_batch_norm"] < _EXACT
+
+
+def test_checkpointing_wraps_every_block_once() -> None:
+    counts = {}
+    for case in QUICK_CASES.values():
+        net = worker.build_net(case.net, dict(case.options), torch.float32, "cpu")
+        blocks = list(net.checkpointed_blocks())
+        assert len(blocks) == len(set(blocks))
+        counts[case.name] = len(blocks)
+    assert counts == {"quick-unet": 1 + 2 + 2, "quick-resnet18": 1 + 8, "quick-tupac": 5}
+
+
+def test_peak_memory_counts_what_is_gone_again() -> None:
+    before = torch.ones(48 * 2**18)
+    memory = PeakMemory("cpu")
+    during = torch.ones(64 * 2**18)
+    del during
+    if memory.measure == "VmHWM":
+        assert 60 * 2**20 < memory.peak_bytes < 100 * 2**20
+    else:
+        assert memory.peak_bytes >= 0
+    del before
+
+
+@pytest.mark.slow
+def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results.json"
+    options = "--quick --cases quick-unet --variants plain reuse --repeats 1 --threads 1 --warmup 0"
+    main([*options.split(), "--memory-runs", "0", "--no-checks", "--out", str(out)])
+    assert "quick-unet: 96 x 96" in capsys.readouterr().out
+    read = json.loads(out.read_text())
+    assert read["machine"]["torch"] == str(torch.__version__)
+    plain, reuse = read["cases"][0]["variants"]
+    assert plain["problem"] is None
+    assert reuse["problem"] is None
+    assert reuse["steps"]["0"]["grid"] == [3, 1]
+    assert reuse["summary"]["ratio_to_plain"]["num_samples"] == 1
