@@ -98,19 +98,25 @@ CASES = {
         Case(
             "resnet18-2240",
             "resnet18-body",
-            _runs(2240, recompute=1344, reuse=(384, 2240), lightstream=1632),
+            _runs(2240, recompute=1344, reuse=(448, 2240), lightstream=1632),
+            _RESNET_CHECKS,
+        ),
+        Case(
+            "resnet18-1120",
+            "resnet18-body",
+            _runs(1120, recompute=960, reuse=(224, 1120)),
             _RESNET_CHECKS,
         ),
         Case(
             "resnet50-1408",
             "resnet50-body",
-            _runs(1408, recompute=960, reuse=(256, 1408), lightstream=1216),
+            _runs(1408, recompute=960, reuse=(352, 1408), lightstream=1216),
             _RESNET_CHECKS,
         ),
         Case(
             "densenet121-1408",
             "densenet121-body",
-            _runs(1408, recompute=Run((1408, 1408), 864, cut=_DENSENET_CUT), reuse=(256, 1408)),
+            _runs(1408, recompute=Run((1408, 1408), 864, cut=_DENSENET_CUT), reuse=(352, 1408)),
             _DENSENET_CHECKS,
         ),
         Case(
@@ -130,13 +136,13 @@ CASES = {
         Case(
             "resnet18-8192",
             "resnet18",
-            _runs(8192, plain=False, recompute=2048, reuse=(384, 8192), lightstream=2464),
+            _runs(8192, plain=False, recompute=2048, reuse=(448, 2048), lightstream=2464),
             _RESNET_CHECKS,
         ),
         Case(
             "tupac-8192",
             "tupac",
-            _runs(8192, plain=False, recompute=2560, reuse=(384, 8192), lightstream=2176),
+            _runs(8192, plain=False, recompute=2560, reuse=(512, 2048), lightstream=2176),
             _runs(
                 640,
                 recompute=Run((1088, 1088), 960, options=_NARROW),
