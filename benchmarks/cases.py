@@ -65,7 +65,7 @@ class Case:
             options={**self.options, **run.options},
             image_size=run.image_size,
             method=variant.method,
-            tile_size=run.tile_size,
+            tile_size=variant.tile_size or run.tile_size,
             cut=run.cut,
             passes=variant.passes,
             device=device,

@@ -5,10 +5,12 @@ recompute, reuse                  streamed, by how tiles get their halos, with e
 reuse-no-passes                   without any
 reuse-without-inplace             with all but one
 reuse-only-inplace                with one
+reuse@224x1120                    with tiles of 224 rows and 1120 columns instead of the case's
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import streamplan.options
@@ -29,6 +31,8 @@ class Variant:
     """`plain`, `checkpoint`, `recompute`, `reuse` or `lightstream`."""
     passes: tuple[str, ...] | None = None
     """Lowering passes to ask for; None leaves them to streamplan's default."""
+    tile_size: tuple[int, ...] | None = None
+    """Rows and columns; None takes those of the case."""
 
 
 def parse_variant(name: str) -> Variant:
@@ -42,6 +46,8 @@ def parse_variant(name: str) -> Variant:
     """
     if name in ("plain", "checkpoint", "lightstream", *HALOS):
         return Variant(name, name)
+    if match := re.fullmatch(rf"({'|'.join(HALOS)})@(\d+)x(\d+)", name):
+        return Variant(name, match[1], tile_size=(int(match[2]), int(match[3])))
     method, _, rest = name.partition("-")
     kind, _, lowering_pass = rest.partition("-")
     if method in HALOS and rest == "no-passes":

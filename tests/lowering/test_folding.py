@@ -87,12 +87,12 @@ def test_gradients_are_exact(name: str, halo: str) -> None:
     model = built(name)
     streamed = streamplan.compile(model, SIZE, 11, halo=halo)
     assert streamed.plan.num_tiles > 1
-    assert streamed.source.count("    yield ") == 2 * FOLDED[name][1]
+    assert streamed.source.count('    yield "') == 2 * FOLDED[name][1]
     assert streamed.source.count("batch_norm") == (0 if FOLDED[name][1] else 1)
     assert_same_results(run(streamed, model, [image()]), run(model, model, [image()]), 1e-12, name)
 
 
-@pytest.mark.parametrize("frozen", itertools.product([False, True], repeat=4))
+@pytest.mark.parametrize("frozen", list(itertools.product([False, True], repeat=4)))
 def test_frozen_subsets(frozen: tuple[bool, ...]) -> None:
     model = built("bias")
     tensors = (model[0].weight, model[0].bias, model[1].weight, model[1].bias)
@@ -100,8 +100,8 @@ def test_frozen_subsets(frozen: tuple[bool, ...]) -> None:
         tensor.requires_grad_(not is_frozen)
     streamed = streamplan.compile(model, SIZE, 11)
     assert_same_results(run(streamed, model, [image()]), run(model, model, [image()]), 1e-12, f"{frozen}")
-    for tensor, is_frozen in zip(tensors, frozen, strict=True):
-        assert (tensor.grad is None) == is_frozen
+    streamed(image()).sum().backward()
+    assert tuple(tensor.grad is None for tensor in tensors) == frozen
 
 
 def test_a_gamma_of_zero() -> None:

@@ -53,9 +53,7 @@ def test_the_plan_tells_their_bytes(
 
 def test_larger_steps_carry_less() -> None:
     model = resnet18().eval()
-    few, many = (
-        streamplan.plan(model, (1, 3, 2048, 2048), (step, 2048)).costs.carry_bytes for step in (512, 128)
-    )
+    few, many = (streamplan.plan(model, (1, 3, 2048, 2048), (step, 2048)).costs.carry_bytes for step in (512, 128))
     assert 0 < 2 * few < many
 
 

@@ -52,6 +52,8 @@ class _Call:
     segment: Segment
     on_tile: OnTile | None
     autocast: _AutocastState
+    is_differentiated: bool
+    """Whether a backward pass may follow; inside the autograd function grad mode is always off."""
 
     def split(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Input maps, and small tensors by name."""
@@ -99,8 +101,9 @@ def stream_segment(
     Returns:
         The cut values, full size, in the order of `segment.outputs`.
     """
-    call = _Call(segment, on_tile, _AutocastState.current(maps[0].device.type))
     tensors = (*maps, *(smalls[name] for name in segment.smalls), *(tensor.detach() for tensor in watched))
+    is_differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    call = _Call(segment, on_tile, _AutocastState.current(maps[0].device.type), is_differentiated)
     outputs: tuple[Tensor, ...] = _StreamedSegment.apply(call, *tensors)  # type: ignore[no-untyped-call]
     return outputs
 
@@ -114,7 +117,7 @@ class _StreamedSegment(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         maps, smalls = call.split(tensors)
-        keep = any(ctx.needs_input_grad)
+        keep = call.is_differentiated
         ctx.leaves = call.leaves(smalls, ctx.needs_input_grad[1:])
         wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep and call.segment.keeps_last_tile else None
         result = forward_pass(call.segment, maps, ctx.leaves, call.reporter("forward"), keep=keep, wanted=wanted)

@@ -7,9 +7,7 @@ return a tensor; the last argument names the call on whose behalf they act.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +16,8 @@ from torch import Tensor
 from streamplan.analysis.regions import AxisStep
 from streamplan.errors import RuleError
 from streamplan.geometry import (
-    AffineWindow,
     AveragingWindow,
     AxisMap,
-    AxisRead,
     FoldedPadding,
     FoldedWindow,
     IndexTable,
@@ -29,6 +25,7 @@ from streamplan.geometry import (
     LinearResize,
     ScatterWindow,
 )
+from streamplan.runtime.crops import NativeFit, crop, narrow, narrowed, pad_constant
 from streamplan.runtime.segment import Segment
 
 CarryKey = tuple[str, int]
@@ -111,14 +108,13 @@ class Tile:
                 (0, 0) if fit.padding or not any(pair) else pair for fit, pair in zip(fits, padding, strict=True)
             ]
         # An empty span may lie outside the region; which zero samples are taken does not matter.
-        crop = [
+        inside = [
             Interval(0, 0) if span.is_empty else span.relative_to(region.start)
             for span, region in zip(spans, regions, strict=True)
         ]
         dims = self._segment.dims[key[1]]
-        if any(span != Interval(0, region.size) for span, region in zip(crop, regions, strict=True)):
-            x = narrowed(x, dims, crop) if spare else _Crop.apply(x, dims, crop)  # type: ignore[no-untyped-call]
-        assert x is not None
+        if any(span != Interval(0, region.size) for span, region in zip(inside, regions, strict=True)):
+            x = narrowed(x, dims, inside) if spare else crop(x, dims, inside)
         return pad_constant(x, self._border(key[1], x.dim(), padding), fill)
 
     def padding(self, reader: str) -> tuple[int, ...]:
@@ -126,14 +122,14 @@ class Tile:
         fits = self._native_fits(reader)
         return tuple(fit.padding for fit in fits) if fits else (0,) * len(self.steps)
 
-    def _native_fits(self, reader: str) -> list[_NativeFit]:
+    def _native_fits(self, reader: str) -> list[NativeFit]:
         """How the operation can be run on each axis; empty if a map without samples is read, which torch refuses."""
         edge = self._segment.edges[reader, self._segment.first_source[reader]]
         reads = [step.reads[edge.key] for step in self.steps]
         if any(read.span.is_empty for read in reads):
             return []
         return [
-            _NativeFit.find(axis_map, read, step.regions[edge.source].stop, step.computed[reader].size)
+            NativeFit.find(axis_map, read, step.regions[edge.source].stop, step.computed[reader].size)
             for axis_map, read, step in zip(edge.axis_maps, reads, self.steps, strict=True)
         ]
 
@@ -149,7 +145,7 @@ class Tile:
         if x is None or any(step.blocks[name].is_empty for step in self.steps):
             return None
         for dim, step in zip(self._segment.dims[name], self.steps, strict=True):
-            x = _narrow(x, dim, step.blocks[name].relative_to(step.regions[name].start))
+            x = narrow(x, dim, step.blocks[name].relative_to(step.regions[name].start))
         return x
 
     def reshape(self, x: Tensor, shape: tuple[int | None, ...], call: str) -> Tensor:
@@ -167,7 +163,7 @@ class Tile:
             cuts.append((dim, region.relative_to(covered.start)))
         x = x.reshape([size for size in sizes if size is not None])
         for dim, span in cuts:
-            x = _narrow(x, dim, span)
+            x = narrow(x, dim, span)
         return x
 
     def fit(self, x: Tensor, bias: Tensor | None, call: str) -> Tensor:
@@ -181,7 +177,7 @@ class Tile:
             start = min(max(region.start, covered.start), region.stop)
             stop = max(min(region.stop, covered.stop), start)
             inside = Interval(start, stop)
-            x = _narrow(x, dim, _inside(inside, covered))
+            x = narrow(x, dim, _inside(inside, covered))
             border[dim] = (inside.start - region.start, region.stop - inside.stop)
         x = pad_constant(x, border, 0.0)
         return x if bias is None else x + bias.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
@@ -271,66 +267,6 @@ class Tile:
         return self.steps[axis].reads[call, source].span.start
 
 
-@dataclass(frozen=True, slots=True)
-class _NativeFit:
-    """How an operation that pads by itself, alike on both sides, runs along one axis.
-
-    Samples behind the last whole window do no harm: the number of windows is rounded down.
-
-        k3 s2 p1 at the left end of the map:  (p 0 1)(1 2 3) 4      reads [0, 4); 4 may stay, and so may a p after it
-    """
-
-    stop: int
-    """End of the samples handed over; they begin where the call begins to read."""
-    padding: int
-    """What the operation adds on both sides."""
-
-    @classmethod
-    def find(cls, axis_map: AxisMap, read: AxisRead, available: int, size: int) -> _NativeFit:
-        """The cheapest way that gives `size` windows: without a crop, with a crop, padded before."""
-        assert isinstance(axis_map, AffineWindow)
-        span, stride, reach = read.span, axis_map.num, axis_map.last - axis_map.first + 1
-        if read.after <= read.before:
-            for stop in (available, span.stop):
-                count = (stop - span.start + 2 * read.before - reach) // stride + 1
-                if count == size:
-                    return cls(stop, read.before)
-        return cls(span.stop, 0)
-
-
-class _Crop(torch.autograd.Function):
-    """Part of a map along several axes; its gradient has the memory order of the map."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...], spans: list[Interval]) -> Tensor:
-        ctx.dims, ctx.spans, ctx.like = dims, spans, torch.empty_like(x, device="meta")
-        return narrowed(x, dims, spans)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        whole = torch.zeros_like(ctx.like, dtype=gradients[0].dtype, device=gradients[0].device)
-        narrowed(whole, ctx.dims, ctx.spans).copy_(gradients[0])
-        return whole, None, None
-
-
-def narrowed(x: Tensor, dims: tuple[int, ...], spans: list[Interval]) -> Tensor:
-    """A view of part of a tensor."""
-    for dim, span in zip(dims, spans, strict=True):
-        x = _narrow(x, dim, span)
-    return x
-
-
-def pad_constant(x: Tensor, border: list[tuple[int, int]], fill: float) -> Tensor:
-    """Pad with a constant; also where `x` has no sample on an axis, which torch's own operations refuse."""
-    if all(pair == (0, 0) for pair in border):
-        return x
-    value: float = fill
-    if fill == float("-inf") and not x.dtype.is_floating_point:
-        value = torch.iinfo(x.dtype).min
-    flat = [amount for pair in reversed(border) for amount in pair]
-    return F.pad(x, flat, value=value)
-
-
 def _by(extents: Iterable[int]) -> str:
     return " x ".join(map(str, extents))
 
@@ -340,10 +276,6 @@ def _inside(inside: Interval, covered: Interval) -> Interval:
     if inside.is_empty:
         return Interval(0, 0)
     return inside.relative_to(covered.start)
-
-
-def _narrow(x: Tensor, dim: int, span: Interval) -> Tensor:
-    return x if span.start == 0 and span.stop == x.shape[dim] else x.narrow(dim, span.start, span.size)
 
 
 def _select(x: Tensor, dim: int, positions: tuple[int, ...], origin: int) -> Tensor:
