@@ -36,8 +36,7 @@ class Case:
     title: str
     build: Callable[[], nn.Module]
     tile_size: int
-    """Input samples a tile may read along each axis."""
-    cut: str
+    """Input samples a tile advances by along each axis."""
     crop: int
     """Extent of the crop on which exactness is judged; small enough for float64, large enough for several tiles."""
     crop_tile_size: int
@@ -47,26 +46,23 @@ CASES = {
     "resnet18": Case(
         "ResNet-18, streamed up to its global pooling",
         lambda: resnet18(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, num_classes=5),
-        tile_size=960,
-        cut="latest",
+        tile_size=480,
         crop=641,
-        crop_tile_size=512,
+        crop_tile_size=224,
     ),
     "unet": Case(
         "U-Net, local to its end: streamed whole, segmentation map included",
         lambda: BasicUNet(2, in_channels=3, out_channels=2, features=(16, 16, 32, 64, 128, 16), norm="batch"),
-        tile_size=640,
-        cut="latest",
+        tile_size=480,
         crop=336,
-        crop_tile_size=272,
+        crop_tile_size=128,
     ),
     "densenet121": Case(
-        "DenseNet-121, cut early: its whole receptive field exceeds the image",
+        "DenseNet-121, streamed up to its last map although one position of that reads the whole image",
         lambda: DenseNet121(spatial_dims=2, in_channels=3, out_channels=5),
-        tile_size=768,
-        cut="features.transition2",
+        tile_size=480,
         crop=385,
-        crop_tile_size=304,
+        crop_tile_size=128,
     ),
 }
 
@@ -88,7 +84,7 @@ def take_step(name: str, mode: str) -> dict[str, Any]:
     case, model, image = CASES[name], build(name), load_photograph()
     run: nn.Module = model
     if mode == "streamed":
-        run = streamplan.compile(model, tuple(image.shape), case.tile_size, cut=case.cut, progress=sys.stderr.isatty())
+        run = streamplan.compile(model, tuple(image.shape), case.tile_size, progress=sys.stderr.isatty())
     at_start = peak_bytes()
     started = time.perf_counter()
     loss = run(image).square().mean()
@@ -118,10 +114,7 @@ def demonstrate(name: str) -> None:
     """Plan, step and verify one net."""
     case, image = CASES[name], load_photograph()
     print(f"\n=== {case.title}\n")
-    if case.cut != "latest":
-        whole = streamplan.plan(build(name), tuple(image.shape), cut="latest")
-        print(f"Streamed to its latest cut, the plan says:\n{whole}\n\nCut at {case.cut} instead:\n")
-    plan = streamplan.plan(build(name), tuple(image.shape), case.tile_size, cut=case.cut)
+    plan = streamplan.plan(build(name), tuple(image.shape), case.tile_size)
     print(plan)
     streamed, plain = in_a_process_of_its_own(name, "streamed"), in_a_process_of_its_own(name, "plain")
     print(f"\n{'':10}{'seconds':>9}{'peak memory above start':>25}{'loss (float32)':>18}")
@@ -132,7 +125,7 @@ def demonstrate(name: str) -> None:
     start = (image.shape[-1] - case.crop) // 2
     crop = image[..., start : start + case.crop, start : start + case.crop]
     report = streamplan.verify(build(name), inputs=crop, tile_size=case.crop_tile_size, plan=plan)
-    print(f"\nExactness on a {case.crop} x {case.crop} crop, same cut, tiles of {case.crop_tile_size}:\n{report}")
+    print(f"\nExactness on a {case.crop} x {case.crop} crop, tiles of {case.crop_tile_size}:\n{report}")
 
 
 def main() -> None:
