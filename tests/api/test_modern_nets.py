@@ -84,12 +84,14 @@ def _net_and_image(build: Callable[[], nn.Module], size: tuple[int, ...]) -> tup
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("tiles", ["several", "whole"])
+@pytest.mark.parametrize("tiles", ["recompute", "reuse", "whole"])
 def test_streamed_step_is_the_plain_step(case: Case, tiles: str) -> None:
     model, image = _net_and_image(case.build, case.size)
     extents = case.size[2:]
-    tile_size = extents if tiles == "whole" else _tile_size(case, model, most=6)
-    streamed = streamplan.compile(model, case.size, tile_size, cut=case.cut)
+    thirds = tuple(-(-extent // 3) for extent in extents)
+    tile_size = {"whole": extents, "reuse": thirds}.get(tiles) or _tile_size(case, model, most=6)
+    halo = "recompute" if tiles == "recompute" else "reuse"
+    streamed = streamplan.compile(model, case.size, tile_size, cut=case.cut, halo=halo)
 
     plan = streamed.plan
     assert (streamed.plan.num_tiles == 1) == (tiles == "whole")
@@ -101,10 +103,10 @@ def test_streamed_step_is_the_plain_step(case: Case, tiles: str) -> None:
 
 def _tile_size(case: Case, model: nn.Module, most: int) -> tuple[int, ...]:
     """The smallest feasible tile size, or larger so that a test has at most `most` tiles; never one tile."""
-    smallest = streamplan.plan(model, case.size, cut=case.cut).smallest_tile_size
+    smallest = streamplan.plan(model, case.size, cut=case.cut, halo="recompute").smallest_tile_size
     for step in range(5):
         size = tuple(low + max(0, n - 1 - low) * step // 5 for low, n in zip(smallest, case.size[2:], strict=True))
-        if streamplan.plan(model, case.size, size, cut=case.cut).num_tiles <= most:
+        if streamplan.plan(model, case.size, size, cut=case.cut, halo="recompute").num_tiles <= most:
             break
     return size
 

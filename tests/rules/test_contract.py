@@ -31,7 +31,7 @@ every_example = pytest.mark.parametrize("sample", EXAMPLES, ids=lambda sample: s
 
 
 def prepare(sample: Example, model: nn.Module) -> PreparedPlan:
-    return prepare_plan(model, CallArguments.of_tensors(sample.inputs()), Options())
+    return prepare_plan(model, CallArguments.of_tensors(sample.inputs()), Options(halo="recompute"))
 
 
 def test_every_rule_has_an_example() -> None:
@@ -54,7 +54,9 @@ def test_streams_like_the_plain_module(sample: Example) -> None:
     middle = tuple((low + max(low, high)) // 2 for low, high in zip(smallest, whole, strict=True))
     uneven = tuple(low if axis % 2 else high for axis, (low, high) in enumerate(zip(smallest, whole, strict=True)))
     for tile_size in dict.fromkeys((smallest, middle, tuple(map(max, uneven, smallest)))):
-        assert_streams_like_plain(model, inputs, tile_size, rtol=1e-12)
+        assert_streams_like_plain(model, inputs, tile_size, rtol=1e-12, halo="recompute")
+    thirds = tuple(-(-extent // 3) for extent in whole)
+    assert_streams_like_plain(model, inputs, thirds, rtol=1e-12, halo="reuse")
 
 
 def _image_extents(prepared: PreparedPlan) -> tuple[int, ...]:
@@ -66,7 +68,8 @@ def _image_extents(prepared: PreparedPlan) -> tuple[int, ...]:
 def test_the_smallest_tile_divides_the_map(sample: Example) -> None:
     prepared = prepare(sample, sample.model())
     part, smallest = prepared.part, prepared.plan.smallest_tile_size
-    plan = streamplan.plan(sample.model(), tile_size=smallest, example_inputs=tuple(sample.inputs()))
+    inputs = tuple(sample.inputs())
+    plan = streamplan.plan(sample.model(), tile_size=smallest, example_inputs=inputs, halo="recompute")
     for axis, low in enumerate(smallest):
         has_positions = all(part.extents[name][axis] > 1 for name in part.frontier)
         assert (plan.grid[axis] > 1) == has_positions or low >= _image_extents(prepared)[axis]
