@@ -181,7 +181,7 @@ def _notes(plan: Plan) -> list[str]:
         for field, extent in zip(plan.chosen.receptive_field, extents, strict=True)
         if field > extent
     ]
-    if beyond:
+    if beyond and plan.halo == "recompute":
         notes.append(
             f"the receptive field exceeds the image ({', '.join(beyond)}):\n"
             "      every tile may read all of it; an earlier cut helps"
