@@ -108,3 +108,24 @@ def test_weights_cast_by_the_tiles_keep_their_gradient_in_the_head() -> None:
     ours = run(UnderAutocast(streamed), model, [image()])
     for name in ("gradient of conv.weight", "gradient of input 0"):
         assert (ours[name] - plain[name]).abs().max() <= 8 * BF16 * plain[name].abs().max(), name
+
+
+class _Skip(torch.nn.Module):
+    """A sum of a map that autocast narrows and one that it leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.conv(x) + x, x - self.conv(x)
+
+
+def test_a_sum_in_place_keeps_the_wider_dtype() -> None:
+    model, x = _Skip(), torch.randn(1, 3, 24, 20)
+    streamed = streamplan.compile(model, (1, 3, 24, 20), 10)
+    assert "t.add_(" in streamed.source
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        for found, expected in zip(streamed(x), model(x), strict=True):
+            assert found.dtype == expected.dtype == torch.float32
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

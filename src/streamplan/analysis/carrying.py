@@ -60,10 +60,7 @@ def _frontiers(part: StreamedPart, clusters: Clusters, axis: int, boundaries: tu
     """E_v(i) of every root, for i = 0 (before the first step) to the last step."""
     needs = _needs(part, axis)
     roots = [name for name in (*part.input_maps, *part.order) if clusters.root[name] == name]
-    edges: dict[str, list[StreamedEdge]] = {name: [] for name in roots}
-    for edge in part.edges:
-        if not clusters.is_inside(edge):
-            edges[edge.reader].append(edge)
+    edges = clusters.reads_between(part)
     cluster_needs = _cluster_needs(needs, clusters)
     first = part.extents[part.input_maps[0]][axis]
     state = {name: cluster_needs[name].start for name in roots}

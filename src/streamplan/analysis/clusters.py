@@ -24,6 +24,14 @@ class Clusters:
         """Whether a read stays within one cluster: it reads all that is at hand."""
         return self.root[edge.reader] == self.root[edge.source] and self.root[edge.reader] != edge.reader
 
+    def reads_between(self, part: StreamedPart) -> dict[str, list[StreamedEdge]]:
+        """The reads of every root that is computed, those inside clusters left out."""
+        reads: dict[str, list[StreamedEdge]] = {}
+        for edge in part.edges:
+            if not self.is_inside(edge):
+                reads.setdefault(edge.reader, []).append(edge)
+        return reads
+
 
 def find_clusters(part: StreamedPart, cheap: frozenset[str]) -> Clusters:
     """Group values; `cheap` names the calls without arithmetic to speak of."""

@@ -51,10 +51,7 @@ def find_paces(
 
 def count_flush_steps(part: StreamedPart, clusters: Clusters, axis: int, boundaries: tuple[int, ...]) -> int:
     """Steps after the image has ended until every value is complete, each as long as the others."""
-    edges: dict[str, list[StreamedEdge]] = {}
-    for edge in part.edges:
-        if not clusters.is_inside(edge):
-            edges.setdefault(edge.reader, []).append(edge)
+    edges = clusters.reads_between(part)
     extent, num_new = boundaries[-1], len(boundaries) - 1
     step = -(-extent // num_new)
     for more in range(_MOST_FLUSH_STEPS * num_new):

@@ -53,9 +53,9 @@ class Executable:
         values |= dict(zip(program.prologue_values, early, strict=True))
         weights = {path: attrgetter(path)(model) for path in program.attributes}
         weights |= {name: values[name] for name in program.prologue_smalls}
-        derived = dict(self.program.derive(weights))
+        tensors = {**weights, **dict(self.program.derive(weights))}
         maps = [values[name] for name in self.segment.part.input_maps]
-        smalls = {name: self.segment.ordered({**weights, **derived}[name]) for name in program.smalls}
+        smalls = {name: self.segment.ordered(tensors[name]) for name in program.smalls}
         cut = stream_segment(self.segment, maps, smalls, watched=tuple(weights.values()), on_tile=on_tile)
         values |= dict(zip(self.segment.outputs, cut, strict=True))
         result = self.program.head(model, *(values[name] for name in program.head_inputs))

@@ -106,7 +106,7 @@ class Plan:
     tile_size: tuple[int, ...]
     """Samples a tile may read along each image axis."""
     smallest_tile_size: tuple[int, ...]
-    """Smallest feasible tile size for this cut."""
+    """Smallest feasible tile size for this cut; with carried halos 1 along every axis."""
     halo: HaloPolicy
     """`recompute`: every tile computes its whole region, halo included; `reuse`: tiles carry halos to each other."""
     batch_norm: BatchNormPolicy

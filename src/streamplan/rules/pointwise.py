@@ -73,7 +73,7 @@ class Elementwise(Rule):
             alpha = arguments.get("alpha", 1)
             if code.overwrites:
                 target, operand = (right, left) if code.overwrites == "other" else (left, right)
-                return f"{target}.{op}_({operand}{'' if alpha == 1 else f', alpha={alpha!r}'})"
+                return f"t.{op}_({target}, {operand}{'' if alpha == 1 else f', alpha={alpha!r}'})"
             return f"{left} {INFIX[op]} {right}" if alpha == 1 else f"torch.{op}({left}, {right}, alpha={alpha!r})"
         if op == "where":
             return f"torch.where({', '.join(_operand(value, ctx, code) for value in arguments.values())})"

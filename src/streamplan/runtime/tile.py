@@ -182,6 +182,16 @@ class Tile:
         x = pad_constant(x, border, 0.0)
         return x if bias is None else x + bias.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
 
+    def add_(self, x: Tensor, other: Tensor | float, alpha: float = 1) -> Tensor:
+        """`x + alpha * other`, written over `x` if it has the dtype of the sum; under autocast it need not."""
+        return (
+            x.add_(other, alpha=alpha) if torch.result_type(x, other) == x.dtype else torch.add(x, other, alpha=alpha)
+        )
+
+    def sub_(self, x: Tensor, other: Tensor | float, alpha: float = 1) -> Tensor:
+        """`x - alpha * other`, likewise."""
+        return self.add_(x, other, alpha=-alpha)
+
     def batch_norm(
         self,
         x: Tensor,
