@@ -66,7 +66,7 @@ class Case:
             image_size=run.image_size,
             method=variant.method,
             tile_size=variant.tile_size or run.tile_size,
-            cut=run.cut,
+            cut=variant.cut or run.cut,
             passes=variant.passes,
             device=device,
             num_warmups=num_warmups,
@@ -98,7 +98,7 @@ CASES = {
         Case(
             "resnet18-2240",
             "resnet18-body",
-            _runs(2240, recompute=1344, reuse=(448, 2240), lightstream=1632),
+            _runs(2240, recompute=1344, reuse=Run((2240, 2240), (192, 2240), cut="body.layer3"), lightstream=1632),
             _RESNET_CHECKS,
         ),
         Case(
@@ -136,7 +136,7 @@ CASES = {
         Case(
             "resnet18-8192",
             "resnet18",
-            _runs(8192, plain=False, recompute=2048, reuse=(448, 2048), lightstream=2464),
+            _runs(8192, plain=False, recompute=2048, reuse=(256, 2048), lightstream=2464),
             _RESNET_CHECKS,
         ),
         Case(

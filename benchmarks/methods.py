@@ -48,7 +48,8 @@ def prepare_step(net: Net, spec: Spec) -> Step:
         ImportError: The method's package is not installed.
     """
     if spec.method == "lightstream":
-        run, parameters, notes = prepare_lightstream(net, spec.tile_size, spec.device)
+        tile_size = spec.tile_size[0] if isinstance(spec.tile_size, tuple) else spec.tile_size
+        run, parameters, notes = prepare_lightstream(net, tile_size, spec.device)
         return Step(run, parameters, notes)
     parameters = dict(net.named_parameters())
     if spec.method in HALOS:

@@ -6,6 +6,8 @@ reuse-no-passes                   without any
 reuse-without-inplace             with all but one
 reuse-only-inplace                with one
 reuse@224x1120                    with tiles of 224 rows and 1120 columns instead of the case's
+reuse@224x1120@body.layer3        and with another cut
+lightstream@1920x1920
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class Variant:
     """Lowering passes to ask for; None leaves them to streamplan's default."""
     tile_size: tuple[int, ...] | None = None
     """Rows and columns; None takes those of the case."""
+    cut: str | None = None
+    """None takes that of the case."""
 
 
 def parse_variant(name: str) -> Variant:
@@ -46,8 +50,11 @@ def parse_variant(name: str) -> Variant:
     """
     if name in ("plain", "checkpoint", "lightstream", *HALOS):
         return Variant(name, name)
-    if match := re.fullmatch(rf"({'|'.join(HALOS)})@(\d+)x(\d+)", name):
-        return Variant(name, match[1], tile_size=(int(match[2]), int(match[3])))
+    if match := re.fullmatch(r"(\w+)@(\d+)x(\d+)(?:@(.+))?", name):
+        method, rows, columns, cut = match.groups()
+        is_square = method == "lightstream" and rows == columns and cut is None
+        if method in HALOS or is_square:
+            return Variant(name, method, tile_size=(int(rows), int(columns)), cut=cut)
     method, _, rest = name.partition("-")
     kind, _, lowering_pass = rest.partition("-")
     if method in HALOS and rest == "no-passes":

@@ -18,10 +18,33 @@ def test_names() -> None:
         assert {*without, name} == set(PASSES)
         assert name not in without
         assert parse_variant(f"recompute-only-{name}").passes == (name,)
+    assert parse_variant("reuse@224x1120") == Variant("reuse@224x1120", "reuse", tile_size=(224, 1120))
+    cut = parse_variant("recompute@960x960@body.layer3")
+    assert (cut.method, cut.tile_size, cut.cut) == ("recompute", (960, 960), "body.layer3")
+    assert parse_variant("lightstream@1600x1600").tile_size == (1600, 1600)
+
+
+def test_tiles_and_cut_of_a_variant_replace_those_of_the_case() -> None:
+    case = CASES["resnet18-2240"]
+    spec = case.spec("step", parse_variant("reuse@96x2240@body.layer1"), "cpu", 2, None)
+    assert (spec.tile_size, spec.cut) == ((96, 2240), "body.layer1")
+    assert case.spec("check", parse_variant("reuse@96x2240@body.layer1"), "cpu", 2, None).cut == "body.layer1"
 
 
 @pytest.mark.parametrize(
-    "name", ["", "fast", "plain-no-passes", "reuse-", "reuse-without", "reuse-without-magic", "reuse-with-inplace"]
+    "name",
+    [
+        "",
+        "fast",
+        "plain-no-passes",
+        "reuse-",
+        "reuse-without",
+        "reuse-without-magic",
+        "reuse-with-inplace",
+        "plain@64x64",
+        "reuse@64",
+        "lightstream@64x96",
+    ],
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not a variant"):

@@ -26,6 +26,7 @@ from streamplan.geometry import (
     ScatterWindow,
 )
 from streamplan.runtime.crops import NativeFit, crop, narrow, narrowed, pad_constant
+from streamplan.runtime.joining import join
 from streamplan.runtime.segment import Segment
 
 CarryKey = tuple[str, int]
@@ -72,12 +73,17 @@ class Tile:
         """
         for axis, (dim, step) in enumerate(zip(self._segment.dims[name], self.steps, strict=True)):
             received = self._received.get((name, axis))
-            if received is not None:  # copied, since what follows may write over it
-                x = received.clone() if x is None else torch.cat([received, x], dim)
-            carried_on = step.carried_out[name]
-            if x is not None and not carried_on.is_empty:
-                span = carried_on.relative_to(step.carried_in[name].start)
-                self.handed[name, axis] = self._segment.copied(x.narrow(dim, span.start, span.size))
+            carried_on, handed = step.carried_out[name], None
+            span = None if carried_on.is_empty else carried_on.relative_to(step.carried_in[name].start)
+            if x is not None and received is not None:
+                x, handed = join(received, x, dim, span, self._segment.memory_format(x.dim()))
+            else:
+                if received is not None:  # copied, since what follows may write over it
+                    x = received.clone()
+                if x is not None and span is not None:
+                    handed = self._segment.copied(narrow(x, dim, span))
+            if handed is not None:
+                self.handed[name, axis] = handed
         return x
 
     def window(
