@@ -1,0 +1,68 @@
+"""What a training step allocates, by torch's own record of allocations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import streamplan
+from streamplan.runtime.joining import join
+from tests.nets.randomize import randomize_
+
+
+def net() -> nn.Module:
+    return randomize_(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 4, 5, padding=2),
+        ),
+        seed=0,
+    )
+
+
+def peak_bytes(step: torch.nn.Module, image: torch.Tensor, trace: Path) -> int:
+    """How far allocations grow over one training step."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = step(image)
+        result.backward(torch.ones_like(result))
+    profiler.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    events.sort(key=lambda event: event["ts"])
+    totals = [event["args"]["Total Allocated"] for event in events]
+    return max(totals) - (totals[0] - events[0]["args"]["Bytes"])
+
+
+def above_what_grows(num_rows: int, trace: Path, halo: str) -> int:
+    """The peak less the cut map, its gradient and the carries."""
+    model = net()
+    streamed = streamplan.compile(model, (1, 3, num_rows, 96), (64, 96), halo=halo)
+    image = torch.randn(1, 3, num_rows, 96, generator=torch.Generator().manual_seed(0))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    costs = streamed.plan.costs
+    return peak_bytes(streamed, image, trace) - 2 * costs.cut_bytes - costs.carry_bytes
+
+
+def test_the_rest_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    for halo in ("reuse", "recompute"):
+        small = above_what_grows(512, tmp_path / "small.json", halo)
+        large = above_what_grows(2048, tmp_path / "large.json", halo)
+        one_more_tile = 64 * 96 * 8 * 4
+        assert small > one_more_tile, halo
+        assert abs(large - small) < one_more_tile // 4, (halo, small, large)
+
+
+def test_the_gradient_of_what_was_received_is_a_tensor_of_its_own() -> None:
+    received, new = (torch.randn(1, 2, rows, 5, requires_grad=True) for rows in (2, 30))
+    joined, handed = join(received, new, 2, None, torch.contiguous_format)
+    assert handed is None
+    joined.square().sum().backward()
+    assert received.grad is not None
+    assert received.grad.untyped_storage().nbytes() == received.numel() * received.element_size()
