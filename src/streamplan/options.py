@@ -25,7 +25,6 @@ HALO_POLICIES = ("auto", "recompute", "reuse")
 PASSES = MappingProxyType(
     {
         "fold_batch_norm": "eval-mode BatchNorm folded into the convolution before it, differentiably",
-        "affine_batch_norm": "other eval-mode BatchNorm as one affine operation, in channels-last order on the CPU",
         "native_padding": "zero padding equal on both sides of a tile stays inside the operation",
         "inplace": "activations and sums written over an operand that nothing else reads",
         "channels_last": "tiles and convolution weights in channels-last memory order",

@@ -84,7 +84,6 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         tile=loaded.tile,
         maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
         is_channels_last="channels_last" in lowered.passes,
-        has_affine_norms={"affine_batch_norm", "channels_last"}.issubset(lowered.passes),
         keeps_carries_on_host=plan.carries == "host",
         keeps_last_tile="keep_last_tile" in lowered.passes,
     )

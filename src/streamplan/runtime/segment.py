@@ -43,8 +43,6 @@ class Segment:
     """Every value at full size."""
     is_channels_last: bool = False
     """Whether tiles run in channels-last memory order."""
-    has_affine_norms: bool = False
-    """Whether batch normalisation runs as one affine operation where it can."""
     keeps_carries_on_host: bool = False
     """Whether carried samples wait for the backward pass in host memory."""
     keeps_last_tile: bool = False

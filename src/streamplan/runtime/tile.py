@@ -27,7 +27,6 @@ from streamplan.geometry import (
 )
 from streamplan.runtime.crops import NativeFit, crop, narrow, narrowed, pad_constant
 from streamplan.runtime.joining import join
-from streamplan.runtime.norms import affine_norm
 from streamplan.runtime.segment import Segment
 
 CarryKey = tuple[str, int]
@@ -214,12 +213,10 @@ class Tile:
         On the CPU torch's backward is wrong for a map with an extent of 1 whose memory order is ambiguous, as a tile of
         one row may be: then the map and its gradient are brought into one order.
         """
-        is_plain = x.dtype == mean.dtype and x.dtype in (torch.float32, torch.float64)
-        norm = affine_norm if self._segment.has_affine_norms and is_plain and x.device.type == "cpu" else _batch_norm
         if x.device.type != "cpu" or 1 not in (x.shape[0], *x.shape[2:]):
-            return norm(x, mean, variance, weight, bias, eps)
+            return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
         ordered = self._segment.ordered
-        normed = norm(ordered(x), mean, variance, weight, bias, eps)
+        normed = F.batch_norm(ordered(x), mean, variance, weight, bias, eps=eps)
         if normed.requires_grad:
             normed.register_hook(ordered)  # type: ignore[no-untyped-call]
         return normed
@@ -284,12 +281,6 @@ class Tile:
         source = self._segment.first_source[call]
         axis = self._segment.dims[source].index(dim)
         return self.steps[axis].reads[call, source].span.start
-
-
-def _batch_norm(
-    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
 
 
 def _by(extents: Iterable[int]) -> str:
