@@ -68,6 +68,7 @@ class Case:
             tile_size=variant.tile_size or run.tile_size,
             cut=variant.cut or run.cut,
             passes=variant.passes,
+            keep_tiles=variant.keep_tiles,
             device=device,
             num_warmups=num_warmups,
             num_threads=num_threads,

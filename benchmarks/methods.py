@@ -68,6 +68,8 @@ def _compiled(net: Net, spec: Spec) -> streamplan.StreamedModule:
     options: dict[str, Any] = {"cut": spec.cut, "halo": spec.method}
     if spec.passes is not None:
         options["passes"] = spec.passes
+    if spec.keep_tiles is not None:
+        options["keep_tiles"] = spec.keep_tiles
     if net.training:
         options["batch_norm"] = "resident"
     return streamplan.compile(net, (1, 3, *spec.image_size), spec.tile_size, **options)

@@ -24,6 +24,8 @@ class Spec:
     tile_size: tuple[int, ...] | int | None = None
     cut: str = "latest"
     passes: tuple[str, ...] | None = None
+    keep_tiles: int | None = None
+    """How many tiles are not computed again; None leaves it to streamplan's default."""
     device: str = "cpu"
     num_warmups: int = 0
     """Steps before the timed one."""

@@ -5,6 +5,7 @@ recompute, reuse                  streamed, by how tiles get their halos, with e
 reuse-no-passes                   without any
 reuse-without-inplace             with all but one
 reuse-only-inplace                with one
+reuse-keep-4                      the last 4 tiles are not computed again; a suffix to any of these
 reuse@224x1120                    with tiles of 224 rows and 1120 columns instead of the case's
 reuse@224x1120@body.layer3        and with another cut
 lightstream@1920x1920
@@ -13,7 +14,7 @@ lightstream@1920x1920
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamplan.options
 
@@ -37,6 +38,8 @@ class Variant:
     """Rows and columns; None takes those of the case."""
     cut: str | None = None
     """None takes that of the case."""
+    keep_tiles: int | None = None
+    """How many tiles are not computed again; None leaves it to streamplan's default."""
 
 
 def parse_variant(name: str) -> Variant:
@@ -48,6 +51,10 @@ def parse_variant(name: str) -> Variant:
     Raises:
         ValueError: The name is not of the forms above.
     """
+    if match := re.fullmatch(r"(\w+.*)-keep-(\d+)", name):
+        variant = parse_variant(match[1])
+        if variant.method in HALOS and variant.keep_tiles is None:
+            return replace(variant, name=name, keep_tiles=int(match[2]))
     if name in ("plain", "checkpoint", "lightstream", *HALOS):
         return Variant(name, name)
     if match := re.fullmatch(r"(\w+)@(\d+)x(\d+)(?:@(.+))?", name):
@@ -71,5 +78,10 @@ def default_variants() -> tuple[Variant, ...]:
     """What is run unless variants are named; each pass is taken away from `reuse` in turn."""
     names = ["plain", "checkpoint", "lightstream", "recompute", "reuse"]
     if PASSES:
-        names += ["recompute-no-passes", "reuse-no-passes", *(f"reuse-without-{each}" for each in PASSES)]
+        names += [
+            "recompute-no-passes",
+            "reuse-no-passes",
+            "reuse-keep-0",
+            *(f"reuse-without-{each}" for each in PASSES),
+        ]
     return tuple(map(parse_variant, names))

@@ -28,7 +28,6 @@ PASSES = MappingProxyType(
         "native_padding": "zero padding equal on both sides of a tile stays inside the operation",
         "inplace": "activations and sums written over an operand that nothing else reads",
         "channels_last": "tiles and convolution weights in channels-last memory order",
-        "keep_last_tile": "the last tile is not computed again: the backward pass begins with it",
     }
 )
 """What is done to make tiles cheap, by name, in the order it is done."""
@@ -66,11 +65,14 @@ class Options:
     """Lowering passes, by name."""
     carries: CarryPlacement = "device"
     """Where what tiles hand to each other is kept for the backward pass."""
+    keep_tiles: int = 1
+    """How many tiles, from the last, keep what autograd saves from forward to backward instead of being recomputed."""
 
     def __post_init__(self) -> None:
         _check_choice("halo", self.halo, HALO_POLICIES)
         _check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
         _check_choice("carries", self.carries, CARRY_PLACEMENTS)
+        _check_num_tiles("keep_tiles", self.keep_tiles)
         names: tuple[object, ...] = self.cut if isinstance(self.cut, tuple) else (self.cut,)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise OptionError(
@@ -91,3 +93,12 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise OptionError(f"{name}={value!r} is not known", why=f"{name} is one of {known}", do=f"pass one of {known}")
+
+
+def _check_num_tiles(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise OptionError(
+            f"{name}={value!r} is not a number of tiles",
+            why="so many tiles, the last ones, keep what autograd saves and are not computed again",
+            do="pass an integer from 0 on; 1 is the default, and each more costs the activations of a tile",
+        )

@@ -21,7 +21,8 @@ NETS = {
 
 
 def kept_bytes(result: ForwardResult) -> int:
-    return sum(x.numel() * x.itemsize for tile in result.carries.by_tile.values() for x in tile.values())
+    received = (*result.carries.by_tile.values(), *(run.received for run in result.kept.values()))
+    return sum(x.numel() * x.itemsize for tile in received for x in tile.values())
 
 
 @pytest.mark.parametrize("carries", ["device", "host"])

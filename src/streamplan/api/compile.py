@@ -29,6 +29,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     batch_norm: BatchNormPolicy = "error",
     passes: str | Sequence[str] = "all",
     carries: CarryPlacement = "device",
+    keep_tiles: int = 1,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -54,6 +55,8 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             from `streamplan.options.PASSES`.
         carries: Where what tiles hand to each other waits for the backward pass: on the "device", or in "host" memory,
             pinned if the device is a GPU. The plan says how many bytes that is.
+        keep_tiles: How many tiles, from the last, keep what autograd saves from forward to backward instead of being
+            computed again: each more costs the activations of one tile in memory, and saves one tile's forward pass.
         dtype: Dtype of the image; None takes that of the model's parameters.
         device: Device to plan for; None takes that of the model's parameters.
         progress: Whether to show a bar over the tiles of each pass on standard error.
@@ -73,6 +76,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         given |= {"cut": None if cut == "latest" else cut, "halo": None if halo == "auto" else halo}
         given |= {"batch_norm": None if batch_norm == "error" else batch_norm}
         given |= {"carries": None if carries == "device" else carries}
+        given |= {"keep_tiles": None if keep_tiles == 1 else keep_tiles}
         given |= {"passes": None if passes == "all" else passes}
         beside = [name for name, value in given.items() if value is not None]
         if beside:
@@ -81,13 +85,12 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
                 why="a plan already fixes sizes, dtype, cut, halo, the BatchNorm policy and the passes",
                 do="pass either plan= or the options; streamplan.plan(...) makes a plan with other options",
             )
-        options = Options(
-            plan.tile_size, plan.requested_cut or "latest", plan.halo, plan.batch_norm, plan.passes, plan.carries
-        )
         return StreamedModule(
-            model, plan.arguments, options, plan=plan, device=_device(model, device), progress=progress
+            model, plan.arguments, plan.options, plan=plan, device=_device(model, device), progress=progress
         )
-    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries)
+    options = Options(
+        _tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries, keep_tiles
+    )
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return StreamedModule(model, arguments, options, device=_device(model, device), progress=progress)
 
@@ -103,6 +106,7 @@ def plan(  # noqa: PLR0913 - every option is a keyword
     batch_norm: BatchNormPolicy = "error",
     passes: str | Sequence[str] = "all",
     carries: CarryPlacement = "device",
+    keep_tiles: int = 1,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Plan:
@@ -114,7 +118,9 @@ def plan(  # noqa: PLR0913 - every option is a keyword
         The plan; `print` shows it as a report.
     """
     model = check_model(model)
-    options = Options(_tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries)
+    options = Options(
+        _tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries, keep_tiles
+    )
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return build_plan(model, arguments, options, _device(model, device))
 

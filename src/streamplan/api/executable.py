@@ -85,7 +85,7 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
         is_channels_last="channels_last" in lowered.passes,
         keeps_carries_on_host=plan.carries == "host",
-        keeps_last_tile="keep_last_tile" in lowered.passes,
+        num_kept_tiles=plan.keep_tiles,
     )
     streamed = prepared.cut.streamed
     resident = {

@@ -135,18 +135,12 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     options = (
         Options(cut=cut_option(cut), halo=halo, batch_norm=batch_norm, passes=resolve_passes(passes))
         if plan is None
-        else Options(
-            cut=plan.requested_cut or "latest",
-            halo=plan.halo,
-            batch_norm=plan.batch_norm,
-            passes=plan.passes,
-            carries=plan.carries,
-        )
+        else plan.options
     )
     streamed = StreamedModule(
         copy.deepcopy(plain),
         CallArguments.of_tensors(args, kwargs),
-        dataclasses.replace(options, tile_size=plan.tile_size if plan and tile_size is None else tile_size),
+        dataclasses.replace(options, tile_size=options.tile_size if tile_size is None else tile_size),
         device=default_device(plain),
     )
     with streamed.reference_mode(plain):

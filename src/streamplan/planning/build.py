@@ -128,6 +128,7 @@ def prepare_plan(
         batch_norm=options.batch_norm,
         passes=options.passes,
         carries=options.carries,
+        keep_tiles=options.keep_tiles,
         requested_cut=options.cut_names,
         cut=cut.frontier,
         cuts=_candidates(graph, facts, cuts, cut),

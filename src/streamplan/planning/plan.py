@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamplan.errors import PlanMismatchError
-from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy
+from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy, Options
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.text import plan_text
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the JSON form."""
 
 
@@ -115,6 +115,8 @@ class Plan:
     """Lowering passes."""
     carries: CarryPlacement
     """Where what tiles hand to each other is kept for the backward pass."""
+    keep_tiles: int
+    """How many tiles, from the last, are not computed again in the backward pass."""
     requested_cut: tuple[str, ...]
     """Names the cut was requested by; empty for the latest."""
     cut: tuple[str, ...]
@@ -136,6 +138,19 @@ class Plan:
     def input_size(self) -> tuple[int, ...]:
         """Size of the first input map, batch and channels included."""
         return self.inputs[0].shape
+
+    @property
+    def options(self) -> Options:
+        """The options that make this plan."""
+        return Options(
+            tile_size=self.tile_size,
+            cut=self.requested_cut or "latest",
+            halo=self.halo,
+            batch_norm=self.batch_norm,
+            passes=self.passes,
+            carries=self.carries,
+            keep_tiles=self.keep_tiles,
+        )
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -98,8 +98,18 @@ def _facts(plan: Plan) -> list[str]:
         ("", f"{format_bytes(costs.activation_bytes - costs.streamed_activation_bytes)} in the resident part"),
         ("FLOPs", f"{format_flops(costs.flops)} in the plain net's forward pass"),
         ("batch norm", plan.batch_norm),
+        ("backward", _backward(plan)),
     ]
     return [f"  {label:<12}{text}" for label, text in rows]
+
+
+def _backward(plan: Plan) -> str:
+    """What the backward pass computes again."""
+    num_kept = min(plan.keep_tiles, plan.num_tiles)
+    if not num_kept:
+        return f"computes all {plan.num_tiles} tiles again"
+    kept = "tile keeps" if num_kept == 1 else f"{num_kept} tiles keep"
+    return f"computes {plan.num_tiles - num_kept} of {plan.num_tiles} tiles again; the last {kept} what autograd saves"
 
 
 def _halo_rows(plan: Plan) -> list[tuple[str, str]]:

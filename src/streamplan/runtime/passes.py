@@ -6,8 +6,8 @@
                seeded with its block of the cut's gradient and with the gradients that later tiles left for what it
                handed on [2]; what arrives at received samples is left for the tiles that handed them on [3]
 
-A tile is not computed again if all that it would be seeded with is zero, nor is the last tile if the segment says so:
-its forward pass runs with autograd, and the backward pass begins with what that left.
+A tile is not computed again if all that it would be seeded with is zero, nor are the last tiles, as many as the segment
+says: they run with autograd in the forward pass, and the backward pass begins with what that left.
 
 Carried samples exist with the carried-halo policy only; with recomputed halos tiles have nothing to do with each other.
 """
@@ -105,9 +105,9 @@ class ForwardResult:
     outputs: dict[str, Tensor]
     """The cut values, full size."""
     carries: Carries
-    """What every tile received, if it is kept."""
-    last: TileRun | None
-    """The last tile with its autograd graph, if it is kept."""
+    """What the tiles that will be computed again received."""
+    kept: dict[Index, TileRun]
+    """The tiles that will not, with their autograd graphs."""
 
 
 def forward_pass(
@@ -116,8 +116,7 @@ def forward_pass(
     smalls: Mapping[str, Tensor],
     report: Report,
     *,
-    keep: bool,
-    wanted: Collection[str] | None = None,
+    wanted: Collection[str] | None,
 ) -> ForwardResult:
     """Compute the cut values.
 
@@ -126,26 +125,28 @@ def forward_pass(
         maps: Full-size input maps.
         smalls: Small tensors by name.
         report: Progress callback.
-        keep: Whether to keep what tiles receive, for a backward pass.
-        wanted: The input maps that need a gradient, if the last tile's graph is to be kept; else None.
+        wanted: The input maps that need a gradient; None if there will be no backward pass, and nothing is kept for it.
     """
     outputs: dict[str, Tensor] = {}
-    pending, kept = Carries(), Carries()
-    run = None
+    pending, carries = Carries(), Carries()
+    kept: dict[Index, TileRun] = {}
+    num_computed_again = segment.num_tiles if wanted is None else segment.num_tiles - segment.num_kept_tiles
     for done, index in enumerate(segment.tile_indices()):
         received = pending.take(index)
-        is_last = done + 1 == segment.num_tiles
-        run = run_tile(segment, index, maps, smalls, received, wanted if is_last else None)
+        is_kept = done >= num_computed_again
+        run = run_tile(segment, index, maps, smalls, received, wanted if is_kept else None)
         for (name, spec), block in zip(segment.outputs.items(), run.blocks, strict=True):
             if block is not None:
                 if name not in outputs:
                     outputs[name] = block.new_empty(spec.shape)
                 outputs[name][run.tile.slices(name, blocks=True)] = block.detach()
         pending.leave(segment, index, run.tile.handed)
-        if keep and received:
-            kept.by_tile[index] = {key: segment.stored(x) for key, x in received.items()}
+        if is_kept:
+            kept[index] = run
+        elif wanted is not None and received:
+            carries.by_tile[index] = {key: segment.stored(x) for key, x in received.items()}
         report(done + 1)
-    return ForwardResult(outputs, kept, run if wanted is not None else None)
+    return ForwardResult(outputs, carries, kept)
 
 
 def backward_pass(
@@ -173,23 +174,21 @@ def backward_pass(
     """
     num_skipped = 0
     left: dict[Index, Received] = {}
-    last, forward.last = forward.last, None
     for done, index in enumerate(reversed(list(segment.tile_indices()))):
-        received = forward.carries.take(index)
+        run, received = forward.kept.pop(index, None), forward.carries.take(index)
         arrived = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
         seeds = Seeds.of_tile(segment, index, gradients, arrived)
         if seeds.are_zero():
             left[index] = {}
             num_skipped += 1
         else:
-            run = last or run_tile(segment, index, maps, leaves, received, map_gradients)  # [1]
+            run = run or run_tile(segment, index, maps, leaves, received, map_gradients)  # [1]
             seeds.backward(segment, run, leaves)  # [2]
             for name, region in zip(segment.part.input_maps, run.regions, strict=True):
                 if name in map_gradients and region.grad is not None:
                     map_gradients[name][run.tile.slices(name)] += region.grad
             left[index] = {key: x.grad for key, x in run.received.items() if x.grad is not None}  # [3]
-            del run
-        last = None
+        del run
         report(done + 1)
     return num_skipped
 

@@ -45,8 +45,8 @@ class Segment:
     """Whether tiles run in channels-last memory order."""
     keeps_carries_on_host: bool = False
     """Whether carried samples wait for the backward pass in host memory."""
-    keeps_last_tile: bool = False
-    """Whether the graph of the last tile is kept from the forward pass for the backward pass."""
+    num_kept_tiles: int = 0
+    """How many tiles, from the last, keep their autograd graphs from the forward pass for the backward pass."""
 
     def blank(self, name: str, extents: list[int], device: torch.device | None) -> torch.Tensor:
         """A value with other extents along the image axes, one of which is zero: a tensor without samples."""

@@ -119,8 +119,8 @@ class _StreamedSegment(torch.autograd.Function):
         maps, smalls = call.split(tensors)
         keep = call.is_differentiated
         ctx.leaves = call.leaves(smalls, ctx.needs_input_grad[1:])
-        wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep and call.segment.keeps_last_tile else None
-        result = forward_pass(call.segment, maps, ctx.leaves, call.reporter("forward"), keep=keep, wanted=wanted)
+        wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep else None
+        result = forward_pass(call.segment, maps, ctx.leaves, call.reporter("forward"), wanted=wanted)
         ctx.result = result
         outputs, result.outputs = result.outputs, {}
         ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
@@ -149,7 +149,7 @@ class _StreamedSegment(torch.autograd.Function):
         with call.autocast.enter():
             result, ctx.result = ctx.result, None
             if result is None:  # a second backward pass through the same forward pass
-                result = forward_pass(call.segment, maps, leaves, lambda done: None, keep=True)
+                result = forward_pass(call.segment, maps, leaves, lambda done: None, wanted=wanted)
             report = call.reporter("backward")
             num_skipped = backward_pass(call.segment, maps, leaves, seeds, map_gradients, result, report)
         reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds if num_skipped))

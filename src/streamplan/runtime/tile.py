@@ -26,7 +26,7 @@ from streamplan.geometry import (
     ScatterWindow,
 )
 from streamplan.runtime.crops import NativeFit, crop, narrow, narrowed, pad_constant
-from streamplan.runtime.joining import join
+from streamplan.runtime.joining import AxisJoin, Layout, join
 from streamplan.runtime.segment import Segment
 
 CarryKey = tuple[str, int]
@@ -69,21 +69,25 @@ class Tile:
     def join(self, x: Tensor | None, name: str) -> Tensor | None:
         """The new block of a carried value with the samples carried to it; notes what is carried on.
 
-        One axis after the other, outermost first: along each, what was received, then what is new.
+        See `joining` for where they lie.
         """
+        axes: dict[int, AxisJoin] = {}
+        received = []
         for axis, (dim, step) in enumerate(zip(self._segment.dims[name], self.steps, strict=True)):
-            received = self._received.get((name, axis))
-            carried_on, handed = step.carried_out[name], None
-            span = None if carried_on.is_empty else carried_on.relative_to(step.carried_in[name].start)
-            if x is not None and received is not None:
-                x, handed = join(received, x, dim, span, self._segment.memory_format(x.dim()))
-            else:
-                if received is not None:  # copied, since what follows may write over it
-                    x = received.clone()
-                if x is not None and span is not None:
-                    handed = self._segment.copied(narrow(x, dim, span))
-            if handed is not None:
-                self.handed[name, axis] = handed
+            carried = self._received.get((name, axis))
+            if carried is not None:
+                received.append(carried)
+                if x is None:  # nothing is new: the block is what was received
+                    x = carried.narrow(dim, 0, 0)
+            if x is not None:
+                num_received = 0 if carried is None else carried.shape[dim]
+                handed = step.carried_out[name].relative_to(step.carried_in[name].start)
+                axes[axis] = AxisJoin(dim, num_received, x.shape[dim], handed)
+        if x is None or not (received or any(not axis.handed.is_empty for axis in axes.values())):
+            return x
+        layout = Layout(tuple(axes.values()), self._segment.memory_format(x.dim()))
+        x, handed_on = join(layout, x, received)
+        self.handed |= {(name, a): tensor for a, tensor in zip(axes, handed_on, strict=True) if tensor is not None}
         return x
 
     def window(
