@@ -18,6 +18,7 @@ from streamplan.api import (
     verify,
 )
 from streamplan.errors import StreamPlanError
+from streamplan.images import Source
 from streamplan.planning import Plan
 from streamplan.report.receptive_field import ReceptiveFieldReport
 from streamplan.rules import LocalRule
@@ -28,6 +29,7 @@ __all__ = [
     "LocalRule",
     "Plan",
     "ReceptiveFieldReport",
+    "Source",
     "StreamPlanError",
     "StreamedModule",
     "TensorError",

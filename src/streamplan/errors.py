@@ -104,6 +104,10 @@ class InputMismatchError(StreamPlanError, ValueError):
     """A call's input does not fit the plan: another rank, channel count, dtype or argument."""
 
 
+class SourceError(StreamPlanError, ValueError):
+    """An array cannot be read or written as an image, or something needs it as a whole tensor."""
+
+
 class PlanMismatchError(StreamPlanError, ValueError):
     """A plan was made for another model, or by another version of the plan format."""
 

@@ -288,6 +288,7 @@ def test_every_kind_of_error_has_a_refusal() -> None:
         "RuleTargetError": "tests/rules",
         "RuleConflictError": "tests/rules",
         "RuleError": "tests/rules",
+        "SourceError": "tests/images",
     }
     kinds = {
         name

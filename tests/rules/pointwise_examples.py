@@ -103,6 +103,8 @@ _JOINS = [
     function("mean", "drop channels", lambda net, x: x.mean(-3), SIZE_2D),
     function("amax", "keepdim", lambda net, x: torch.cat([x.amax(1, True), x.mean(1, True)], 1), SIZE_2D),
     function("amax", "drop", lambda net, x: x.amax(dim=1), SIZE_1D),
+    function("argmax", "keepdim", lambda net, x: x * x.argmax(1, True), SIZE_2D),
+    function("argmin", "drop", lambda net, x: x * torch.argmin(x, dim=1).unsqueeze(1), SIZE_1D),
     function("amin", "drop", lambda net, x: torch.amin(x, (0, 1)), SIZE_2D),
 ]
 

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streamplan.codegen import LoadedProgram, emit_program, load_program
+from streamplan.errors import SourceError
+from streamplan.images import Source, target_for
 from streamplan.lowering import LoweredPart
 from streamplan.planning import Plan, PreparedPlan
-from streamplan.runtime import Segment, stream_segment
+from streamplan.runtime import Segment, stream_segment, write_segment
 from streamplan.runtime.streaming import OnTile
 
-_WITHOUT_GRADIENT = frozenset({"detach", "eq", "ne", "lt", "le", "gt", "ge"})
+_WITHOUT_GRADIENT = frozenset({"detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge"})
 """Operations that autograd does not see through."""
 
 
@@ -38,28 +40,76 @@ class Executable:
     """Paths of the modules with a call in the streamed part, and of those around them."""
     streamed_batch_norms: tuple[str, ...]
     """Paths of the BatchNorm modules in the streamed part."""
+    is_streamed_whole: bool
+    """Whether the model returns one map, which tiles compute."""
 
-    def run(self, model: nn.Module, inputs: Sequence[Tensor], on_tile: OnTile | None = None) -> Any:
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        on_tile: OnTile | None = None,
+    ) -> Any:
         """Compute the model's result.
 
         Args:
             model: The user's model; its parameters, buffers and resident modules are used as they are now.
-            inputs: The tensors of the call, in the order of `input_names`.
+            inputs: The tensors and sources of the call, in the order of `input_names`.
+            device: That of the model; maps that only tiles read may be in host memory.
             on_tile: Progress callback.
+
+        Raises:
+            SourceError: Something but the tiles reads an input that is no tensor on the device.
         """
+        values, smalls, weights = self._prepare(model, inputs, device)
+        maps = [values[name] for name in self.segment.part.input_maps]
+        cut = stream_segment(self.segment, maps, smalls, device, watched=weights, on_tile=on_tile)
+        values |= dict(zip(self.segment.outputs, cut, strict=True))
+        result = self.program.head(model, *(values[name] for name in self.program.program.head_inputs))
+        return pytree.tree_unflatten(pytree.tree_leaves(result), self.output_spec)
+
+    def write(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        out: Any,
+        on_tile: OnTile | None = None,
+    ) -> None:
+        """Compute the model's result without autograd and write it, tile by tile, into an array.
+
+        Raises:
+            SourceError: The result is not one map that tiles compute, or does not fit the array.
+        """
+        if not self.is_streamed_whole:
+            raise SourceError(
+                "the output is not computed by tiles alone",
+                where=f"the resident part begins after {', '.join(self.plan.cut)}",
+                why="only one map that leaves the last tile operation as it is can be written tile by tile",
+                do="leave out= away, or take a model that ends there",
+            )
+        ((name, spec),) = self.segment.outputs.items()
+        target = target_for(out, spec.shape, spec.dtype)
+        with torch.no_grad():
+            values, smalls, _ = self._prepare(model, inputs, device)
+            maps = [values[name] for name in self.segment.part.input_maps]
+            write_segment(self.segment, maps, smalls, device, {name: target}, on_tile)
+
+    def _prepare(
+        self, model: nn.Module, inputs: Sequence[Tensor | Source], device: torch.device
+    ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[Tensor, ...]]:
+        """Values by name, the small tensors of the tiles, and the tensors they were made from."""
         values: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
         program = self.program.program
+        for name in {*program.prologue_inputs, *program.head_inputs} & set(self.input_names):
+            _check_resident(name, values[name], device)
         early = self.program.prologue(model, *(values[name] for name in program.prologue_inputs))
         values |= dict(zip(program.prologue_values, early, strict=True))
         weights = {path: attrgetter(path)(model) for path in program.attributes}
         weights |= {name: values[name] for name in program.prologue_smalls}
         tensors = {**weights, **dict(self.program.derive(weights))}
-        maps = [values[name] for name in self.segment.part.input_maps]
         smalls = {name: self.segment.ordered(tensors[name]) for name in program.smalls}
-        cut = stream_segment(self.segment, maps, smalls, watched=tuple(weights.values()), on_tile=on_tile)
-        values |= dict(zip(self.segment.outputs, cut, strict=True))
-        result = self.program.head(model, *(values[name] for name in program.head_inputs))
-        return pytree.tree_unflatten(pytree.tree_leaves(result), self.output_spec)
+        return values, smalls, tuple(weights.values())
 
 
 def build_executable(prepared: PreparedPlan) -> Executable:
@@ -96,7 +146,10 @@ def build_executable(prepared: PreparedPlan) -> Executable:
     norms = tuple(
         call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed
     )
-    return Executable(plan, loaded, segment, trace.input_names, trace.output_spec, frozenset(resident), around, norms)
+    is_whole = tuple(prepared.graph.outputs) == part.frontier and len(part.frontier) == 1
+    return Executable(
+        plan, loaded, segment, trace.input_names, trace.output_spec, frozenset(resident), around, norms, is_whole
+    )
 
 
 def _smalls_behind(lowered: LoweredPart) -> dict[str, frozenset[str]]:
@@ -111,7 +164,24 @@ def _smalls_behind(lowered: LoweredPart) -> dict[str, frozenset[str]]:
     return {name: behind[name] for name in lowered.part.frontier}
 
 
-def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """All tensors of a call, positional arguments first, in the order the trace names them."""
+def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | Source]:
+    """All tensors and sources of a call, positional arguments first, in the order the trace names them."""
     leaves = [*pytree.tree_leaves(tuple(args)), *pytree.tree_leaves(dict(kwargs))]
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor | Source)]
+
+
+def _check_resident(name: str, value: Any, device: torch.device) -> None:
+    """Refuse what the resident part cannot read.
+
+    Raises:
+        SourceError: It is a source, or a tensor in host memory for a model that is not.
+    """
+    is_host = isinstance(value, Tensor) and value.device.type != device.type and value.dim() > 0
+    if isinstance(value, Source) or is_host:
+        raise SourceError(
+            f"the resident part reads the input {name!r} as a whole",
+            why=f"it is {value!r}, which only tiles can read"
+            if isinstance(value, Source)
+            else f"it is on {value.device}, the model on {device}",
+            do=f"pass a tensor on {device}",
+        )

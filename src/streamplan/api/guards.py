@@ -12,6 +12,7 @@ from torch import nn
 
 from streamplan.api.executable import tensors_in_order
 from streamplan.errors import HookError, InputMismatchError
+from streamplan.images import Source
 from streamplan.ir import TensorSpec
 from streamplan.planning import Plan
 from streamplan.planning.model import default_device, default_dtype
@@ -70,7 +71,10 @@ def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mappin
         _check_shape(index, tensor, spec)
         _check_dtype(model, index, tensor, spec)
         device = default_device(model)
-        if tensor.device.type != device.type:
+        if isinstance(tensor, Source):
+            continue
+        is_host_image = tensor.device.type == "cpu" and tensor.dim() > 2
+        if not is_host_image and tensor.device.type != device.type:
             raise InputMismatchError(
                 f"input {index} is on {tensor.device}",
                 why=f"the model is on {device}",
@@ -78,7 +82,7 @@ def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mappin
             )
 
 
-def _check_shape(index: int, tensor: torch.Tensor, spec: TensorSpec) -> None:
+def _check_shape(index: int, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
     shape = tuple(tensor.shape)
     if len(shape) != len(spec.shape):
         raise InputMismatchError(
@@ -96,9 +100,9 @@ def _check_shape(index: int, tensor: torch.Tensor, spec: TensorSpec) -> None:
         raise InputMismatchError(f"input {index} is empty: {shape}", why="every extent must be at least 1", do=_CALL)
 
 
-def _check_dtype(model: nn.Module, index: int, tensor: torch.Tensor, spec: TensorSpec) -> None:
+def _check_dtype(model: nn.Module, index: int, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
     allowed = {spec.dtype, default_dtype(model)} if spec.dtype.is_floating_point else {spec.dtype}
-    if tensor.dtype in allowed or torch.is_autocast_enabled(tensor.device.type):
+    if tensor.dtype in allowed or torch.is_autocast_enabled(default_device(model).type):
         return
     raise InputMismatchError(
         f"input {index} is {str(tensor.dtype).removeprefix('torch.')}",

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
 from streamplan.api.guards import check_call, check_hooks, in_eval_mode, settings_digest
 from streamplan.api.requests import bind_call, resolve_arguments
+from streamplan.images import Source, target_for
 from streamplan.options import Options
 from streamplan.planning import Plan, prepare_plan
 from streamplan.planning.arguments import CallArguments
@@ -109,20 +111,55 @@ class StreamedModule(nn.Module):
         return in_eval_mode(model, self._planned_executable().streamed_batch_norms if is_frozen else ())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the plain model computes."""
+        """What the plain model computes; a `Source` may stand in the place of every tensor that tiles alone read."""
+        return self._call(args, kwargs)
+
+    def predict(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
+        """What the model computes, without autograd, in the mode (`train` or `eval`) it is in.
+
+        Args:
+            *args: What the plain model takes; a `Source` may stand in the place of an image.
+            out: Where to write the output, tile by tile, so that it is never in memory as a whole: an array laid out
+                like the output, with or without the batch dimension, or a `Source` that tells its layout. Only for
+                models whose output is one map that tiles compute.
+            **kwargs: As for the plain model.
+
+        Returns:
+            The output, or `out`.
+
+        Raises:
+            SourceError: The output is not such a map, or does not fit `out`.
+        """
+        with torch.no_grad():
+            return self._call(args, kwargs, out)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None) -> Any:
         args, kwargs = bind_call(self._model, args, kwargs)
         if self._is_disabled:
             with self.reference_mode(self._model):
-                return self._model(*args, **kwargs)
+                return self._run_plain(args, kwargs, out)
         check_call(self._model, self._plan, args, kwargs)
-        executable = self._executable(CallArguments.of_tensors(args, kwargs), self._device())
+        tensors, device = tensors_in_order(args, kwargs), self._device()
+        executable = self._executable(CallArguments.of_tensors(args, kwargs), device)
         check_hooks(self._model, executable.resident_modules, executable.streamed_modules)
         bar = ProgressBar() if self._progress else None
         try:
-            return executable.run(self._model, tensors_in_order(args, kwargs), bar)
+            if out is not None:
+                executable.write(self._model, tensors, device, out, bar)
+                return out
+            return executable.run(self._model, tensors, device, bar)
         finally:
             if bar is not None:
                 bar.close()
+
+    def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """The plain model's result, from whole tensors."""
+        args, kwargs = pytree.tree_map_only(Source, lambda source: source.read(()).to(self._device()), (args, kwargs))
+        result = self._model(*args, **kwargs)
+        if out is None:
+            return result
+        target_for(out, tuple(result.shape), result.dtype).write((), result)
+        return out
 
     def train(self, mode: bool = True) -> StreamedModule:
         """Set training mode, as the plain model does."""

@@ -225,7 +225,9 @@ def _run(
     return _Results(
         outputs={f"output {index}": output.detach() for index, output in enumerate(outputs)},
         gradients={name: p.grad for name, p in module.named_parameters() if p.requires_grad},
-        input_gradients={f"input {index}": x.grad for index, x in enumerate(tensors) if x.requires_grad},
+        input_gradients={
+            f"input {index}": x.grad for index, x in enumerate(tensors) if isinstance(x, Tensor) and x.requires_grad
+        },
         buffers=dict(module.named_buffers()),
     )
 

@@ -113,6 +113,7 @@ _CALLS = {
     "softmax log_softmax": "input dim dtype=None",
     "sum mean": "input dim=None keepdim=False dtype=None",
     "amax amin": "input dim=() keepdim=False",
+    "argmax argmin": "input dim=None keepdim=False",
     "permute": "input *dims",
     "transpose swapaxes": "input dim0 dim1",
     "movedim": "input source destination",

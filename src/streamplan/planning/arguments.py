@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from streamplan.errors import InputSizeError, OptionError
+from streamplan.images import Source
 from streamplan.ir import TensorSpec
 
 _CONSTANTS = (bool, int, float, str, type(None))
@@ -138,7 +139,7 @@ def _retyped(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _spec(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor | Source):
         return TensorSpec(tuple(value.shape), value.dtype)
     if isinstance(value, Mapping):
         return {key: _spec(item) for key, item in value.items()}

@@ -148,7 +148,7 @@ def _check_joined(ctx: RuleContext) -> Verdict:
 register("cat", Concatenation())
 register("stack", Stack())
 register(
-    ("softmax", "log_softmax", "sum", "mean", "amax", "amin", "var", "std", "glu", "normalize"),
+    ("softmax", "log_softmax", "sum", "mean", "amax", "amin", "argmax", "argmin", "var", "std", "glu", "normalize"),
     OverChannels(),
 )
 register(("flip", "roll"), Reordering())

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from streamplan.images import Source
+from streamplan.runtime.reading import RegionReader
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.tile import CarryKey, Tile
 
@@ -28,6 +31,8 @@ Report = Callable[[int], None]
 Received = dict[CarryKey, Tensor]
 """Carried samples one tile receives."""
 Index = tuple[int, ...]
+NOWHERE_ELSE: Mapping[str, Source] = MappingProxyType({})
+"""Cut values are returned as tensors."""
 
 
 @dataclass
@@ -69,7 +74,7 @@ class TileRun:
 def run_tile(
     segment: Segment,
     index: Index,
-    maps: Sequence[Tensor],
+    read: Sequence[Tensor],
     smalls: Mapping[str, Tensor],
     received: Received,
     wanted: Collection[str] | None = None,
@@ -79,20 +84,21 @@ def run_tile(
     Args:
         segment: The segment.
         index: Step number along every axis.
-        maps: Full-size input maps.
+        read: Its regions of the input maps, on the device.
         smalls: Small tensors by name.
         received: Carried samples.
         wanted: With autograd, the input maps that need a gradient; None runs without autograd.
     """
+    device = read[0].device
     if wanted is not None:
         received = {
-            key: x.to(maps[0].device, non_blocking=True).detach().requires_grad_(x.is_floating_point())
+            key: x.to(device, non_blocking=True).detach().requires_grad_(x.is_floating_point())
             for key, x in received.items()
         }
-    tile = Tile(segment, index, received, maps[0].device)
+    tile = Tile(segment, index, received, device)
     regions = []
-    for name, x in zip(segment.part.input_maps, maps, strict=True):
-        region = segment.ordered(x[tile.slices(name)].detach())
+    for name, x in zip(segment.part.input_maps, read, strict=True):
+        region = segment.ordered(x)
         regions.append(region.requires_grad_() if wanted is not None and name in wanted else region)
     with torch.set_grad_enabled(wanted is not None):
         return TileRun(index, tile, received, regions, segment.tile(tile, smalls, *regions))
@@ -103,7 +109,7 @@ class ForwardResult:
     """What the forward pass leaves."""
 
     outputs: dict[str, Tensor]
-    """The cut values, full size."""
+    """The cut values, full size, but for those written elsewhere."""
     carries: Carries
     """What the tiles that will be computed again received."""
     kept: dict[Index, TileRun]
@@ -112,11 +118,13 @@ class ForwardResult:
 
 def forward_pass(
     segment: Segment,
-    maps: Sequence[Tensor],
+    maps: Sequence[Tensor | Source],
     smalls: Mapping[str, Tensor],
+    device: torch.device,
     report: Report,
     *,
     wanted: Collection[str] | None,
+    targets: Mapping[str, Source] = NOWHERE_ELSE,
 ) -> ForwardResult:
     """Compute the cut values.
 
@@ -124,37 +132,51 @@ def forward_pass(
         segment: The segment.
         maps: Full-size input maps.
         smalls: Small tensors by name.
+        device: Where tiles are computed.
         report: Progress callback.
         wanted: The input maps that need a gradient; None if there will be no backward pass, and nothing is kept for it.
+        targets: Where cut values are written instead of into tensors.
     """
     outputs: dict[str, Tensor] = {}
     pending, carries = Carries(), Carries()
     kept: dict[Index, TileRun] = {}
     num_computed_again = segment.num_tiles if wanted is None else segment.num_tiles - segment.num_kept_tiles
-    for done, index in enumerate(segment.tile_indices()):
-        received = pending.take(index)
-        is_kept = done >= num_computed_again
-        run = run_tile(segment, index, maps, smalls, received, wanted if is_kept else None)
-        for (name, spec), block in zip(segment.outputs.items(), run.blocks, strict=True):
-            if block is not None:
-                if name not in outputs:
-                    outputs[name] = block.new_empty(spec.shape)
-                outputs[name][run.tile.slices(name, blocks=True)] = block.detach()
-        pending.leave(segment, index, run.tile.handed)
-        if is_kept:
-            kept[index] = run
-        elif wanted is not None and received:
-            carries.by_tile[index] = {key: segment.stored(x) for key, x in received.items()}
-        report(done + 1)
+    with RegionReader(segment, maps, segment.tile_indices(), device) as reader:
+        for done, index in enumerate(segment.tile_indices()):
+            received = pending.take(index)
+            is_kept = done >= num_computed_again
+            run = run_tile(segment, index, reader.take(index), smalls, received, wanted if is_kept else None)
+            _place_blocks(segment, run, outputs, targets)
+            pending.leave(segment, index, run.tile.handed)
+            if is_kept:
+                kept[index] = run
+            elif wanted is not None and received:
+                carries.by_tile[index] = {key: segment.stored(x) for key, x in received.items()}
+            report(done + 1)
     return ForwardResult(outputs, carries, kept)
+
+
+def _place_blocks(segment: Segment, run: TileRun, outputs: dict[str, Tensor], targets: Mapping[str, Source]) -> None:
+    """Put what a tile contributes to the cut values in its place."""
+    for (name, spec), block in zip(segment.outputs.items(), run.blocks, strict=True):
+        if block is None:
+            continue
+        slices = run.tile.slices(name, blocks=True)
+        if name in targets:
+            targets[name].write(slices, block)
+            continue
+        if name not in outputs:
+            outputs[name] = block.new_empty(spec.shape)
+        outputs[name][slices] = block.detach()
 
 
 def backward_pass(
     segment: Segment,
-    maps: Sequence[Tensor],
+    maps: Sequence[Tensor | Source],
     leaves: Mapping[str, Tensor],
+    device: torch.device,
     gradients: Mapping[str, Tensor],
-    map_gradients: Mapping[str, Tensor],
+    map_gradients: Mapping[str, Tensor | Source],
     forward: ForwardResult,
     report: Report,
 ) -> int:
@@ -164,8 +186,10 @@ def backward_pass(
         segment: The segment.
         maps: Full-size input maps.
         leaves: Small tensors by name, as leaves; their `grad` accumulates.
+        device: Where tiles are computed.
         gradients: Gradients of the cut values that have one.
-        map_gradients: Full-size gradients of the input maps that need one, added to.
+        map_gradients: For the input maps that need a gradient, the full-size gradient, or the source whose gradient it
+            is; added to.
         forward: What the forward pass left; used up.
         report: Progress callback.
 
@@ -174,23 +198,36 @@ def backward_pass(
     """
     num_skipped = 0
     left: dict[Index, Received] = {}
-    for done, index in enumerate(reversed(list(segment.tile_indices()))):
-        run, received = forward.kept.pop(index, None), forward.carries.take(index)
-        arrived = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
-        seeds = Seeds.of_tile(segment, index, gradients, arrived)
-        if seeds.are_zero():
-            left[index] = {}
-            num_skipped += 1
-        else:
-            run = run or run_tile(segment, index, maps, leaves, received, map_gradients)  # [1]
-            seeds.backward(segment, run, leaves)  # [2]
-            for name, region in zip(segment.part.input_maps, run.regions, strict=True):
-                if name in map_gradients and region.grad is not None:
-                    map_gradients[name][run.tile.slices(name)] += region.grad
-            left[index] = {key: x.grad for key, x in run.received.items() if x.grad is not None}  # [3]
-        del run
-        report(done + 1)
+    order = list(segment.tile_indices())[::-1]
+    read_again = [index for index in order if index not in forward.kept]
+    with RegionReader(segment, maps, read_again, device) as reader:
+        for done, index in enumerate(order):
+            run, received = forward.kept.pop(index, None), forward.carries.take(index)
+            arrived = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
+            seeds = Seeds.of_tile(segment, index, gradients, arrived)
+            if seeds.are_zero():
+                left[index] = {}
+                num_skipped += 1
+            else:
+                run = run or run_tile(segment, index, reader.take(index), leaves, received, map_gradients)  # [1]
+                seeds.backward(segment, run, leaves)  # [2]
+                _add_map_gradients(segment, run, map_gradients)
+                left[index] = {key: x.grad for key, x in run.received.items() if x.grad is not None}  # [3]
+            del run
+            report(done + 1)
     return num_skipped
+
+
+def _add_map_gradients(segment: Segment, run: TileRun, map_gradients: Mapping[str, Tensor | Source]) -> None:
+    """Add what arrived at a tile's regions of the input maps."""
+    for name, region in zip(segment.part.input_maps, run.regions, strict=True):
+        if name not in map_gradients or region.grad is None:
+            continue
+        whole, slices = map_gradients[name], run.tile.slices(name)
+        if isinstance(whole, Source):
+            whole.add_gradient(slices, region.grad)
+        else:
+            whole[slices] += region.grad.to(whole.device)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from streamplan.errors import DoubleBackwardError, StaleStateError
+from streamplan.images import Source
 from streamplan.runtime.passes import backward_pass, forward_pass
 from streamplan.runtime.segment import Segment
 
@@ -50,20 +52,31 @@ class _Call:
     """The non-tensor arguments of one call of the autograd function."""
 
     segment: Segment
+    sources: Mapping[str, Source]
+    """The input maps that are not tensors."""
+    device: torch.device
+    """Where tiles are computed."""
     on_tile: OnTile | None
     autocast: _AutocastState
     is_differentiated: bool
     """Whether a backward pass may follow; inside the autograd function grad mode is always off."""
 
-    def split(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    @cached_property
+    def tensor_maps(self) -> tuple[str, ...]:
+        """The input maps that are tensors."""
+        return tuple(name for name in self.segment.part.input_maps if name not in self.sources)
+
+    def split(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor | Source], dict[str, Tensor]]:
         """Input maps, and small tensors by name."""
-        count = len(self.segment.part.input_maps)
+        count = len(self.tensor_maps)
         end = count + len(self.segment.smalls)
-        return list(tensors[:count]), dict(zip(self.segment.smalls, tensors[count:end], strict=True))
+        maps: dict[str, Tensor | Source] = {**self.sources, **dict(zip(self.tensor_maps, tensors[:count], strict=True))}
+        in_order = [maps[name] for name in self.segment.part.input_maps]
+        return in_order, dict(zip(self.segment.smalls, tensors[count:end], strict=True))
 
     def leaves(self, smalls: Mapping[str, Tensor], needs: Sequence[bool]) -> dict[str, Tensor]:
         """Small tensors as leaves."""
-        needed = needs[len(self.segment.part.input_maps) :]
+        needed = needs[len(self.tensor_maps) :]
         return {
             name: tensor.detach().requires_grad_(need)
             for (name, tensor), need in zip(smalls.items(), needed, strict=False)
@@ -71,7 +84,8 @@ class _Call:
 
     def wanted_maps(self, needs: Sequence[bool]) -> frozenset[str]:
         """Input maps that need a gradient."""
-        return frozenset(name for name, need in zip(self.segment.part.input_maps, needs, strict=False) if need)
+        sources = (name for name, source in self.sources.items() if source.requires_grad)
+        return frozenset((*sources, *(name for name, need in zip(self.tensor_maps, needs, strict=False) if need)))
 
     def reporter(self, phase: str) -> Callable[[int], None]:
         """The progress callback of one pass."""
@@ -83,8 +97,9 @@ class _Call:
 
 def stream_segment(
     segment: Segment,
-    maps: Sequence[Tensor],
+    maps: Sequence[Tensor | Source],
     smalls: Mapping[str, Tensor],
+    device: torch.device,
     *,
     watched: Sequence[Tensor] = (),
     on_tile: OnTile | None = None,
@@ -93,19 +108,50 @@ def stream_segment(
 
     Args:
         segment: The segment.
-        maps: Full-size input maps, in the order of `segment.part.input_maps`.
+        maps: Full-size input maps, tensors or sources, in the order of `segment.part.input_maps`.
         smalls: Small tensors by name, in the memory order of the tiles.
+        device: Where tiles are computed; maps may be in host memory.
         watched: Tensors that small tensors were made from; they must not change before the backward pass either.
         on_tile: Progress callback.
 
     Returns:
         The cut values, full size, in the order of `segment.outputs`.
     """
-    tensors = (*maps, *(smalls[name] for name in segment.smalls), *(tensor.detach() for tensor in watched))
+    by_name = dict(zip(segment.part.input_maps, maps, strict=True))
+    sources = {name: x for name, x in by_name.items() if isinstance(x, Source)}
+    tensors = (
+        *(x for x in maps if isinstance(x, Tensor)),
+        *(smalls[name] for name in segment.smalls),
+        *(tensor.detach() for tensor in watched),
+        # Autograd calls the backward pass for tensors alone.
+        *(torch.zeros((), requires_grad=True) for source in sources.values() if source.requires_grad),
+    )
     is_differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    call = _Call(segment, on_tile, _AutocastState.current(maps[0].device.type), is_differentiated)
+    call = _Call(segment, sources, device, on_tile, _AutocastState.current(device.type), is_differentiated)
     outputs: tuple[Tensor, ...] = _StreamedSegment.apply(call, *tensors)  # type: ignore[no-untyped-call]
     return outputs
+
+
+def write_segment(
+    segment: Segment,
+    maps: Sequence[Tensor | Source],
+    smalls: Mapping[str, Tensor],
+    device: torch.device,
+    targets: Mapping[str, Source],
+    on_tile: OnTile | None = None,
+) -> None:
+    """Compute the cut values of a segment tile by tile, without autograd, and write each tile's share into arrays.
+
+    Args:
+        segment: The segment.
+        maps: Full-size input maps, tensors or sources, in the order of `segment.part.input_maps`.
+        smalls: Small tensors by name, in the memory order of the tiles.
+        device: Where tiles are computed; maps may be in host memory.
+        targets: Where to write, by cut value.
+        on_tile: Progress callback.
+    """
+    call = _Call(segment, {}, device, on_tile, _AutocastState.current(device.type), is_differentiated=False)
+    forward_pass(segment, maps, smalls, device, call.reporter("forward"), wanted=None, targets=targets)
 
 
 class _StreamedSegment(torch.autograd.Function):
@@ -120,7 +166,7 @@ class _StreamedSegment(torch.autograd.Function):
         keep = call.is_differentiated
         ctx.leaves = call.leaves(smalls, ctx.needs_input_grad[1:])
         wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep else None
-        result = forward_pass(call.segment, maps, ctx.leaves, call.reporter("forward"), wanted=wanted)
+        result = forward_pass(call.segment, maps, ctx.leaves, call.device, call.reporter("forward"), wanted=wanted)
         ctx.result = result
         outputs, result.outputs = result.outputs, {}
         ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
@@ -141,22 +187,26 @@ class _StreamedSegment(torch.autograd.Function):
         call: _Call = ctx.call
         needs: tuple[bool, ...] = ctx.needs_input_grad[1:]
         maps, smalls = call.split(saved)
-        names = call.segment.part.input_maps
         leaves, ctx.leaves = ctx.leaves or call.leaves(smalls, needs), None
         wanted = call.wanted_maps(needs)
-        map_gradients = {name: torch.zeros_like(x) for name, x in zip(names, maps, strict=True) if name in wanted}
+        map_gradients = {
+            name: x if isinstance(x, Source) else torch.zeros_like(x)
+            for name, x in zip(call.segment.part.input_maps, maps, strict=True)
+            if name in wanted
+        }
         seeds = {name: g for name, g in zip(call.segment.outputs, gradients, strict=True) if g is not None}
         with call.autocast.enter():
             result, ctx.result = ctx.result, None
             if result is None:  # a second backward pass through the same forward pass
-                result = forward_pass(call.segment, maps, leaves, lambda done: None, wanted=wanted)
+                result = forward_pass(call.segment, maps, leaves, call.device, lambda done: None, wanted=wanted)
             report = call.reporter("backward")
-            num_skipped = backward_pass(call.segment, maps, leaves, seeds, map_gradients, result, report)
+            num_skipped = backward_pass(call.segment, maps, leaves, call.device, seeds, map_gradients, result, report)
         reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds if num_skipped))
         for name, leaf in leaves.items():
             if leaf.grad is None and leaf.requires_grad and name in reached:  # no tile had anything to contribute
                 leaf.grad = torch.zeros_like(leaf)
-        found = (*(map_gradients.get(name) for name in names), *(leaf.grad for leaf in leaves.values()))
+        of_maps = (map_gradients.get(name) for name in call.tensor_maps)
+        found: tuple[Any, ...] = (*of_maps, *(leaf.grad for leaf in leaves.values()))
         return (*found, *(None for _ in needs[len(found) :]))
 
 

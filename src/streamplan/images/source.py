@@ -1,0 +1,196 @@
+"""An array as an image: anything with a shape, a dtype and slices, read where and when a tile needs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streamplan.errors import SourceError
+from streamplan.images.layout import ArrayLayout, Index
+
+
+class Source:
+    """An image in an array that need not fit in memory, to be passed to a streamed module in place of a tensor.
+
+    Tiles are read by slicing, in threads of their own, and keep the array's dtype until they are on the device: for an
+    image of bytes the model says `x.float() / 255` itself, which is streamed like everything else.
+
+    The array is not watched: it must not change between forward and backward pass.
+    """
+
+    def __init__(self, array: Any, layout: str = "CHW", *, batch: bool = False, gradient: Any = None) -> None:
+        """Describe an array.
+
+        Args:
+            array: Anything with `shape`, `dtype` and slicing: numpy array or memmap, zarr or h5py array, tensor on the
+                CPU, slide level.
+            layout: One letter for each dimension of an image: C for channels, others for image axes, in their order.
+            batch: Whether a batch dimension comes first; without one the batch is 1.
+            gradient: A writable array of the same shape; a backward pass adds the gradient by the image to it, region
+                by region. For images of floating-point numbers only.
+
+        Raises:
+            SourceError: It is not such an array, has another number of dimensions than the layout, or a dtype that
+                torch does not know.
+        """
+        for name in ("shape", "dtype", "__getitem__"):
+            if not hasattr(array, name):
+                raise SourceError(
+                    f"an object of type {type(array).__name__} is not an array",
+                    why=f"it has no {name}; tiles are read from its slices",
+                    do="pass a numpy array or memmap, a zarr or h5py array, or a tensor",
+                )
+        self._array = array
+        self._gradient = gradient
+        self._layout = ArrayLayout.parse(layout, batch=batch)
+        letters = self._layout.letters
+        if len(array.shape) != len(letters):
+            raise SourceError(
+                f"the array has {len(array.shape)} dimensions: {tuple(array.shape)}",
+                why=f"layout={layout!r}{' with a batch' if batch else ''} has {len(letters)}: {letters}",
+                do='name every dimension, as in layout="HWC"; batch=True for a batch dimension in front',
+            )
+        self.shape: tuple[int, ...] = self._layout.shape(array.shape)
+        """As the model sees it: batch, channels, image axes."""
+        self.dtype: torch.dtype = _torch_dtype(array.dtype)
+        """As the model sees it."""
+        if gradient is not None:
+            self._check_gradient(gradient)
+
+    def __repr__(self) -> str:
+        return f"Source({type(self._array).__name__} {self._layout.letters}, {self.shape}, {self.dtype})"
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, batch and channels included."""
+        return len(self.shape)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a backward pass is to leave a gradient."""
+        return self._gradient is not None
+
+    def read(self, region: Index) -> Tensor:
+        """A region, as a tensor of its own in host memory, in the dtype of the array.
+
+        Args:
+            region: Slices, one for each dimension of `shape`; those left out stand for all of it.
+        """
+        block = self._as_tensor(self._array[self._index(region)])
+        block = block.permute(self._layout.order)
+        for dim in self._layout.absent:
+            block = block.unsqueeze(dim)
+        return block
+
+    def write(self, region: Index, block: Tensor) -> None:
+        """Write a region; values are converted to the dtype of the array."""
+        _assign(self._array, self._index(region), self._as_block(block))
+
+    def add_gradient(self, region: Index, gradient: Tensor) -> None:
+        """Add to a region of the gradient."""
+        index, block = self._index(region), self._as_block(gradient)
+        found = self._gradient[index]
+        _assign(self._gradient, index, found + (block if isinstance(found, Tensor) else block.numpy()))
+
+    def _index(self, region: Index) -> Index:
+        return self._layout.index((*region, *(slice(None) for _ in self.shape[len(region) :])))
+
+    def _as_block(self, x: Tensor) -> Tensor:
+        """A region of the model's map as the array has it."""
+        x = x.detach().to("cpu")
+        for dim in reversed(self._layout.absent):
+            x = x.squeeze(dim)
+        order = self._layout.order
+        return x.permute([order.index(dim) for dim in range(len(order))])
+
+    def _as_tensor(self, block: Any) -> Tensor:
+        """What slicing gave, copied if it is a view of the array."""
+        if isinstance(block, Tensor):
+            return block.detach()
+        import numpy as np  # noqa: PLC0415 - not needed unless there is an array
+
+        found = np.asarray(block)
+        found = found.astype(found.dtype.newbyteorder("="), copy=not found.flags.owndata or not found.flags.writeable)
+        return torch.from_numpy(found)
+
+    def _check_gradient(self, gradient: Any) -> None:
+        shape = tuple(getattr(gradient, "shape", ()))
+        if shape != tuple(self._array.shape):
+            raise SourceError(
+                f"the gradient's array has shape {shape}",
+                why=f"the image's has {tuple(self._array.shape)}; a gradient is laid out as its image",
+                do="make it like the image, in a floating-point dtype, filled with zeros",
+            )
+        if not self.dtype.is_floating_point:
+            raise SourceError(
+                f"an image of {_name(self.dtype)} has no gradient",
+                why="only floating-point numbers are differentiated",
+                do="convert the array, or leave the gradient out",
+            )
+
+
+def target_for(out: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Source:
+    """An array that a map can be written to.
+
+    Args:
+        out: A source, or an array with batch and channels first, or channels first without batch.
+        shape: Shape of the map, batch and channels included.
+        dtype: Its dtype.
+
+    Raises:
+        SourceError: It is neither, or has another shape, or fractions would be lost.
+    """
+    target = out if isinstance(out, Source) else _in_net_order(out, len(shape))
+    if target.shape != shape:
+        raise SourceError(
+            f"out has shape {target.shape}, batch and channels included",
+            why=f"the output has {shape}",
+            do="make an array of that shape",
+        )
+    if dtype.is_floating_point and not target.dtype.is_floating_point:
+        raise SourceError(
+            f"out holds {_name(target.dtype)}",
+            why=f"the output is {_name(dtype)}; fractions would be lost",
+            do="make an array of floating-point numbers, or let the model end in argmax or a conversion",
+        )
+    return target
+
+
+def _in_net_order(out: Any, rank: int) -> Source:
+    letters = "C" + "DHW"[-(rank - 2) :] if rank <= 5 else ""
+    num_dims = len(getattr(out, "shape", ()))
+    if letters and num_dims in (rank, rank - 1):
+        return Source(out, letters, batch=num_dims == rank)
+    raise SourceError(
+        f"out has {num_dims} dimensions",
+        why=f"the output has {rank}, batch and channels included",
+        do=f"pass an array of {rank} dimensions, of {rank - 1} without the batch, or a Source with another layout",
+    )
+
+
+def _assign(array: Any, index: Index, block: Any) -> None:
+    if isinstance(array, Tensor):
+        array[index] = block if isinstance(block, Tensor) else torch.from_numpy(block)
+    else:
+        array[index] = block.numpy() if isinstance(block, Tensor) else block
+
+
+def _torch_dtype(dtype: Any) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    import numpy as np  # noqa: PLC0415 - not needed unless there is an array
+
+    try:
+        return torch.from_numpy(np.empty(0, np.dtype(dtype).newbyteorder("="))).dtype
+    except TypeError as error:
+        raise SourceError(
+            f"an array of {dtype} cannot become a tensor",
+            why=f"torch says: {error}",
+            do="convert the array to a dtype that torch has",
+        ) from error
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
