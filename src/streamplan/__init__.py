@@ -18,7 +18,7 @@ from streamplan.api import (
     verify,
 )
 from streamplan.errors import StreamPlanError
-from streamplan.images import Source
+from streamplan.images import Source, open_slide
 from streamplan.planning import Plan
 from streamplan.report.receptive_field import ReceptiveFieldReport
 from streamplan.rules import LocalRule
@@ -36,6 +36,7 @@ __all__ = [
     "VerificationReport",
     "__version__",
     "compile",
+    "open_slide",
     "plan",
     "receptive_field",
     "register_rule",

@@ -1,0 +1,48 @@
+"""Levels of whole-slide images: TIFF pyramids, read through tiffslide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamplan.errors import SourceError
+from streamplan.images.source import Source
+
+
+def open_slide(path: str | Path, level: int = 0) -> Source:
+    """One level of a whole-slide image, read tile by tile.
+
+    The file stays open as long as the source is used.
+
+    Args:
+        path: A TIFF file that tiffslide reads: SVS, generic tiled TIFF and others.
+        level: Of the pyramid; 0 is the full resolution.
+
+    Returns:
+        The level as a source of one image, its bytes as they are in the file.
+
+    Raises:
+        SourceError: tiffslide is not installed, the file is not a slide, or it has no such level.
+    """
+    try:
+        import tiffslide  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise SourceError(
+            f"slides cannot be read: {error}",
+            why="they are read by tiffslide, which is not a dependency of streamplan alone",
+            do="pip install 'streamplan[slides]'",
+        ) from error
+    try:
+        slide = tiffslide.TiffSlide(path)
+    except tiffslide.TiffFileError as error:
+        raise SourceError(
+            f"{path} is not a slide", why=f"tiffslide says: {error}", do="pass a tiled TIFF file"
+        ) from error
+    if not 0 <= level < slide.level_count:
+        sizes = ", ".join(f"{width} x {height}" for width, height in slide.level_dimensions)
+        raise SourceError(
+            f"level={level} is not a level of {path}",
+            why=f"it has {slide.level_count}, of {sizes} pixels (width x height)",
+            do=f"pass a number from 0 to {slide.level_count - 1}",
+        )
+    axes = slide.properties["tiffslide.series-axes"]  # letters of tifffile, as YXS: S is a sample of a pixel
+    return Source(slide.zarr_group[str(level)], axes.replace("S", "C"))
