@@ -84,4 +84,11 @@ def _checkpoint_blocks(net: Net) -> None:
     """Let every block keep its input alone and compute the rest again in the backward pass."""
     for block in net.checkpointed_blocks():
         # Nothing in these nets is random, so the state of the generators need not be kept.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = partial(_checkpointed, block.forward)
+
+
+def _checkpointed(forward: Callable[[Any], Tensor], x: Any) -> Tensor:
+    """A block's result; a list is copied, since DenseNet's blocks go on adding to theirs."""
+    kept = list(x) if isinstance(x, list) else x
+    result: Tensor = checkpoint(forward, kept, use_reentrant=False, preserve_rng_state=False)
+    return result

@@ -50,7 +50,7 @@ def naive_tiles(model: nn.Module, image: Tensor) -> Tensor:
 
 def run_unchecked(streamed: streamplan.StreamedModule, image: Tensor) -> Tensor:
     """The emitted program as it was compiled, without the checks of a call."""
-    return streamed._planned_executable().run(streamed._model, [image])
+    return streamed._planned_executable().run(streamed._model, [image], image.device)
 
 
 def differs(a: Tensor, b: Tensor) -> bool:

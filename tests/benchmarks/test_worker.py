@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import methods, worker
-from benchmarks.cases import QUICK_CASES
+from benchmarks.cases import QUICK_CASES, Case, Run
 from benchmarks.memory import PeakMemory
 from benchmarks.nets import Net
 from benchmarks.run import main
@@ -36,6 +36,15 @@ def _spec(case: str, task: Task, variant: str) -> Spec:
 )
 def test_exact_methods_have_no_error(case: str, variant: str) -> None:
     result = measure(_spec(case, "check", variant))
+    assert result["status"] == "ok"
+    assert result["gradient_error"] < _EXACT
+
+
+def test_checkpointed_densenet_has_no_error() -> None:
+    """Its layers take a list that the block goes on adding to."""
+    runs = {"plain": Run((64, 64)), "checkpoint": Run((64, 64))}
+    case = Case("densenet", "densenet121-body", runs, runs, options={"width": 2})
+    result = measure(case.spec("check", parse_variant("checkpoint"), "cpu", None, 0))
     assert result["status"] == "ok"
     assert result["gradient_error"] < _EXACT
 

@@ -16,18 +16,8 @@ from torch import Tensor, nn
 import streamplan
 from streamplan import Source, open_slide
 from streamplan.errors import SourceError
-from tests.nets.randomize import randomize_
-from tests.nets.unet import unet_bilinear
 from tests.runtime.comparison import assert_near
-
-
-class OnBytes(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = unet_bilinear(width=4, depth=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.double() / 255 - 0.5)
+from tests.runtime.test_sources import net
 
 
 def photograph() -> np.ndarray[Any, Any]:
@@ -54,7 +44,7 @@ def test_zarr_in_and_out(tmp_path: Path) -> None:
     image = photograph()
     stored = zarr.create_array(tmp_path / "image.zarr", shape=image.shape, chunks=(64, 50, 3), dtype="uint8")
     stored[:] = image
-    model = randomize_(OnBytes().double().eval(), seed=1)
+    model = net()
     whole = torch.from_numpy(image).permute(2, 0, 1)[None]
     expected = model(whole)
     streamed = streamplan.compile(model, whole.shape, (64, 128), dtype=torch.uint8)
@@ -75,7 +65,7 @@ def test_a_level_of_a_slide(level: int, tmp_path: Path) -> None:
     source = open_slide(path, level)
     assert source.shape == tuple(expected.shape)
     assert torch.equal(source.read(()), expected)
-    model = randomize_(OnBytes().double().eval(), seed=1)
+    model = net()
     streamed = streamplan.compile(model, source.shape, 64, dtype=torch.uint8)
     assert_near(streamed(source).detach(), model(expected).detach(), "map", 1e-12)
 

@@ -114,6 +114,10 @@ def test_gradient_by_the_image_into_an_array(halo: str, tmp_path: Path) -> None:
     streamed(Source(array, "HWC", gradient=gradient)).square().sum().backward()
     assert x.grad is not None
     assert_near(as_tensor(np.array(gradient)), x.grad, "image", 1e-10)
+    gradient[:] = 0
+    with streamed.disabled():
+        streamed(Source(array, "HWC", gradient=gradient)).square().sum().backward()
+    assert_near(as_tensor(np.array(gradient)), x.grad, "image by the plain net", 1e-10)
 
 
 def test_predict_into_an_array(tmp_path: Path) -> None:
@@ -156,6 +160,8 @@ def test_another_size_and_a_batch() -> None:
     streamed = streamplan.compile(model, (1, 3, *EXTENTS), 40, dtype=torch.uint8)
     batch = np.random.default_rng(1).integers(0, 255, (2, 64, 72, 3), dtype=np.uint8)
     expected = model(torch.from_numpy(batch).permute(0, 3, 1, 2))
+    example = Source(batch, "HWC", batch=True)
+    assert streamplan.plan(model, None, 40, example_inputs=example).input_size == example.shape
     assert_near(streamed(Source(batch, "HWC", batch=True)).detach(), expected.detach(), "output", 1e-12)
 
 
@@ -176,7 +182,7 @@ def test_refusals() -> None:
     with pytest.raises(InputMismatchError, match="is float64"):
         streamed(Source(image() / 255, "HWC"))
     head = streamplan.compile(WithImageInHead().double().eval(), (1, 3, *EXTENTS), 40)
-    with pytest.raises(SourceError, match="the resident part reads the input 'x' as a whole"):
+    with pytest.raises(SourceError, match="the input 'x' is read as a whole"):
         head(Source(image() / 255, "HWC"))
     with pytest.raises(SourceError, match="the output is not computed by tiles alone"):
         head.predict(torch.zeros(1, 3, *EXTENTS, dtype=torch.float64), out=np.zeros((1, 4)))

@@ -43,8 +43,8 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         tile_size: One number, or one per axis, in input samples: what a tile advances by at most, so what it reads but
             for what it has received; with recomputed halos what it reads at most, its halo included. None takes a
             quarter of the image along each axis, or more if that is not feasible.
-        example_inputs: Instead of `input_size`: a tensor, a tuple of positional arguments, or a dict of keyword
-            arguments. Only shapes and dtypes are used.
+        example_inputs: Instead of `input_size`: a tensor or `Source`, a tuple of positional arguments, or a dict of
+            keyword arguments. Only shapes and dtypes are used.
         plan: A plan to follow, instead of sizes and options.
         cut: Where the resident part begins: "latest", a module path, the name of a value, or a tuple of them.
         halo: How tiles get the samples around them: "recompute" computes them in every tile, "reuse" carries them from

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streamplan.codegen import LoadedProgram, emit_program, load_program
-from streamplan.errors import SourceError
+from streamplan.errors import InputMismatchError, SourceError
 from streamplan.images import Source, target_for
 from streamplan.lowering import LoweredPart
 from streamplan.planning import Plan, PreparedPlan
@@ -59,7 +59,7 @@ class Executable:
             on_tile: Progress callback.
 
         Raises:
-            SourceError: Something but the tiles reads an input that is no tensor on the device.
+            SourceError, InputMismatchError: Something but the tiles reads an input that is no tensor on the device.
         """
         values, smalls, weights = self._prepare(model, inputs, device)
         maps = [values[name] for name in self.segment.part.input_maps]
@@ -101,8 +101,10 @@ class Executable:
         """Values by name, the small tensors of the tiles, and the tensors they were made from."""
         values: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
         program = self.program.program
-        for name in {*program.prologue_inputs, *program.head_inputs} & set(self.input_names):
-            _check_resident(name, values[name], device)
+        resident = {*program.prologue_inputs, *program.prologue_smalls, *program.head_inputs}
+        for name in self.input_names:
+            if name in resident:
+                _check_resident(name, values[name], device)
         early = self.program.prologue(model, *(values[name] for name in program.prologue_inputs))
         values |= dict(zip(program.prologue_values, early, strict=True))
         weights = {path: attrgetter(path)(model) for path in program.attributes}
@@ -174,14 +176,13 @@ def _check_resident(name: str, value: Any, device: torch.device) -> None:
     """Refuse what the resident part cannot read.
 
     Raises:
-        SourceError: It is a source, or a tensor in host memory for a model that is not.
+        SourceError: It is a source.
+        InputMismatchError: It is a tensor in host memory, and the model is elsewhere.
     """
-    is_host = isinstance(value, Tensor) and value.device.type != device.type and value.dim() > 0
-    if isinstance(value, Source) or is_host:
-        raise SourceError(
-            f"the resident part reads the input {name!r} as a whole",
-            why=f"it is {value!r}, which only tiles can read"
-            if isinstance(value, Source)
-            else f"it is on {value.device}, the model on {device}",
-            do=f"pass a tensor on {device}",
+    what = f"the input {name!r} is read as a whole"
+    if isinstance(value, Source):
+        raise SourceError(what, why=f"it is {value!r}, which only tiles can read", do=f"pass a tensor on {device}")
+    if isinstance(value, Tensor) and value.device.type != device.type:
+        raise InputMismatchError(
+            what, why=f"it is on {value.device}, the model on {device}", do=f"move the input: x.to({str(device)!r})"
         )

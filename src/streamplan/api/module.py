@@ -154,12 +154,20 @@ class StreamedModule(nn.Module):
 
     def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The plain model's result, from whole tensors."""
-        args, kwargs = pytree.tree_map_only(Source, lambda source: source.read(()).to(self._device()), (args, kwargs))
+        args, kwargs = pytree.tree_map_only(Source, self._whole, (args, kwargs))
         result = self._model(*args, **kwargs)
         if out is None:
             return result
         target_for(out, tuple(result.shape), result.dtype).write((), result)
         return out
+
+    def _whole(self, source: Source) -> torch.Tensor:
+        """A source as a tensor, whose gradient goes where the source's does."""
+        x = source.read(()).to(self._device())
+        if source.requires_grad:
+            x = x.detach().requires_grad_()
+            x.register_hook(lambda gradient: source.add_gradient((), gradient))  # type: ignore[no-untyped-call]
+        return x
 
     def train(self, mode: bool = True) -> StreamedModule:
         """Set training mode, as the plain model does."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from streamplan.errors import InputMismatchError, InputSizeError, ModelTypeError, OptionError
+from streamplan.images import Source
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_dtype
 
@@ -90,7 +91,7 @@ def bind_call(
 
 
 def _of_examples(model: nn.Module, example_inputs: Any) -> CallArguments:
-    if isinstance(example_inputs, torch.Tensor):
+    if isinstance(example_inputs, torch.Tensor | Source):
         example_inputs = (example_inputs,)
     if isinstance(example_inputs, Mapping):
         args, kwargs = bind_call(model, (), example_inputs)

@@ -8,8 +8,8 @@ from typing import Any
 
 from streamplan.errors import SourceError
 
-Index = tuple[slice, ...]
-"""A region, with one slice for each dimension of a net's map."""
+Slices = tuple[slice, ...]
+"""A region, with one slice for each dimension of a net's map or of an array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class ArrayLayout:
             extents.insert(dim, 1)
         return tuple(extents)
 
-    def index(self, region: Index) -> Index:
+    def index(self, region: Slices) -> Slices:
         """The slices of the array that a region of the net's map is."""
         present = [part for dim, part in enumerate(region) if dim not in self.absent]
         by_dim = dict(zip(self.order, present, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 from streamplan.errors import SourceError
@@ -11,10 +12,10 @@ from streamplan.images.source import Source
 def open_slide(path: str | Path, level: int = 0) -> Source:
     """One level of a whole-slide image, read tile by tile.
 
-    The file stays open as long as the source is used.
+    The file is closed when nothing refers to the source any more.
 
     Args:
-        path: A TIFF file that tiffslide reads: SVS, generic tiled TIFF and others.
+        path: A TIFF file that tiffslide reads; tried with tiled RGB pyramids.
         level: Of the pyramid; 0 is the full resolution.
 
     Returns:
@@ -38,6 +39,7 @@ def open_slide(path: str | Path, level: int = 0) -> Source:
             f"{path} is not a slide", why=f"tiffslide says: {error}", do="pass a tiled TIFF file"
         ) from error
     if not 0 <= level < slide.level_count:
+        slide.close()
         sizes = ", ".join(f"{width} x {height}" for width, height in slide.level_dimensions)
         raise SourceError(
             f"level={level} is not a level of {path}",
@@ -45,4 +47,6 @@ def open_slide(path: str | Path, level: int = 0) -> Source:
             do=f"pass a number from 0 to {slide.level_count - 1}",
         )
     axes = slide.properties["tiffslide.series-axes"]  # letters of tifffile, as YXS: S is a sample of a pixel
-    return Source(slide.zarr_group[str(level)], axes.replace("S", "C"))
+    source = Source(slide.zarr_group[str(level)], axes.replace("S", "C"))
+    weakref.finalize(source, slide.close)
+    return source

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from streamplan.errors import SourceError
-from streamplan.images.layout import ArrayLayout, Index
+from streamplan.images.layout import ArrayLayout, Slices
 
 
 class Source:
@@ -24,8 +24,7 @@ class Source:
         """Describe an array.
 
         Args:
-            array: Anything with `shape`, `dtype` and slicing: numpy array or memmap, zarr or h5py array, tensor on the
-                CPU, slide level.
+            array: Anything with `shape`, `dtype` and slicing: numpy array or memmap, zarr array, tensor on the CPU.
             layout: One letter for each dimension of an image: C for channels, others for image axes, in their order.
             batch: Whether a batch dimension comes first; without one the batch is 1.
             gradient: A writable array of the same shape; a backward pass adds the gradient by the image to it, region
@@ -40,7 +39,7 @@ class Source:
                 raise SourceError(
                     f"an object of type {type(array).__name__} is not an array",
                     why=f"it has no {name}; tiles are read from its slices",
-                    do="pass a numpy array or memmap, a zarr or h5py array, or a tensor",
+                    do="pass a numpy array or memmap, a zarr array, or a tensor",
                 )
         self._array = array
         self._gradient = gradient
@@ -72,8 +71,8 @@ class Source:
         """Whether a backward pass is to leave a gradient."""
         return self._gradient is not None
 
-    def read(self, region: Index) -> Tensor:
-        """A region, as a tensor of its own in host memory, in the dtype of the array.
+    def read(self, region: Slices) -> Tensor:
+        """A region as a tensor in host memory, in the dtype of the array; a copy unless the array is a tensor itself.
 
         Args:
             region: Slices, one for each dimension of `shape`; those left out stand for all of it.
@@ -84,17 +83,17 @@ class Source:
             block = block.unsqueeze(dim)
         return block
 
-    def write(self, region: Index, block: Tensor) -> None:
+    def write(self, region: Slices, block: Tensor) -> None:
         """Write a region; values are converted to the dtype of the array."""
         _assign(self._array, self._index(region), self._as_block(block))
 
-    def add_gradient(self, region: Index, gradient: Tensor) -> None:
+    def add_gradient(self, region: Slices, gradient: Tensor) -> None:
         """Add to a region of the gradient."""
         index, block = self._index(region), self._as_block(gradient)
         found = self._gradient[index]
         _assign(self._gradient, index, found + (block if isinstance(found, Tensor) else block.numpy()))
 
-    def _index(self, region: Index) -> Index:
+    def _index(self, region: Slices) -> Slices:
         return self._layout.index((*region, *(slice(None) for _ in self.shape[len(region) :])))
 
     def _as_block(self, x: Tensor) -> Tensor:
@@ -170,7 +169,7 @@ def _in_net_order(out: Any, rank: int) -> Source:
     )
 
 
-def _assign(array: Any, index: Index, block: Any) -> None:
+def _assign(array: Any, index: Slices, block: Any) -> None:
     if isinstance(array, Tensor):
         array[index] = block if isinstance(block, Tensor) else torch.from_numpy(block)
     else:

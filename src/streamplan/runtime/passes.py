@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from streamplan.images import Source
-from streamplan.runtime.reading import RegionReader
+from streamplan.runtime.reading import Index, RegionReader
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.tile import CarryKey, Tile
 
@@ -30,7 +30,6 @@ Report = Callable[[int], None]
 """Called with the number of tiles done."""
 Received = dict[CarryKey, Tensor]
 """Carried samples one tile receives."""
-Index = tuple[int, ...]
 NOWHERE_ELSE: Mapping[str, Source] = MappingProxyType({})
 """Cut values are returned as tensors."""
 

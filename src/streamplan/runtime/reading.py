@@ -20,7 +20,7 @@ from streamplan.runtime.tile import Tile
 from streamplan.runtime.transfers import Arrived, Pending, Transfers, transfers_to
 
 Index = tuple[int, ...]
-
+"""Step number of a tile along every axis."""
 _NUM_AHEAD = 2
 """Tiles read before they are asked for."""
 

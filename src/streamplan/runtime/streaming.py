@@ -89,10 +89,13 @@ class _Call:
 
     def reporter(self, phase: str) -> Callable[[int], None]:
         """The progress callback of one pass."""
-        if self.on_tile is None:
-            return lambda done: None
-        on_tile = self.on_tile
-        return lambda done: on_tile(phase, done, self.segment.num_tiles)
+        return _reporter(self.segment, self.on_tile, phase)
+
+
+def _reporter(segment: Segment, on_tile: OnTile | None, phase: str) -> Callable[[int], None]:
+    if on_tile is None:
+        return lambda done: None
+    return lambda done: on_tile(phase, done, segment.num_tiles)
 
 
 def stream_segment(
@@ -150,8 +153,8 @@ def write_segment(
         targets: Where to write, by cut value.
         on_tile: Progress callback.
     """
-    call = _Call(segment, {}, device, on_tile, _AutocastState.current(device.type), is_differentiated=False)
-    forward_pass(segment, maps, smalls, device, call.reporter("forward"), wanted=None, targets=targets)
+    report = _reporter(segment, on_tile, "forward")
+    forward_pass(segment, maps, smalls, device, report, wanted=None, targets=targets)
 
 
 class _StreamedSegment(torch.autograd.Function):
