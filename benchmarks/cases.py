@@ -44,6 +44,10 @@ class Case:
     checks: Mapping[str, Run]
     """Where gradients are compared, by method."""
     options: Mapping[str, int] = field(default_factory=dict)
+    dtype: str = "float32"
+    is_channels_last: bool = False
+    has_host_bytes: bool = False
+    """Whether the image is of bytes and in host memory for methods that stream."""
 
     def __post_init__(self) -> None:
         if len({run.image_size for run in self.steps.values()}) != 1:
@@ -69,13 +73,16 @@ class Case:
             cut=variant.cut or run.cut,
             passes=variant.passes,
             keep_tiles=variant.keep_tiles,
+            dtype=self.dtype,
+            is_channels_last=self.is_channels_last,
+            has_host_bytes=self.has_host_bytes,
             device=device,
             num_warmups=num_warmups,
             num_threads=num_threads,
         )
 
 
-def _runs(extent: int, *, plain: bool = True, **tilings: TileSize | Run) -> dict[str, Run]:
+def runs(extent: int, *, plain: bool = True, **tilings: TileSize | Run) -> dict[str, Run]:
     """Runs on a square image; a method's value is its tile size, or a run where it needs another image or a cut."""
     image_size = (extent, extent)
     runs = {"plain": Run(image_size), "checkpoint": Run(image_size)} if plain else {}
@@ -86,12 +93,12 @@ def _runs(extent: int, *, plain: bool = True, **tilings: TileSize | Run) -> dict
 
 _NARROW = {"width": 16}
 """Some checks need large images; a narrow net keeps them affordable."""
-_RESNET_CHECKS = _runs(608, recompute=512, reuse=(96, 608), lightstream=Run((1536, 1536), 1152, options=_NARROW))
+RESNET_CHECKS = runs(608, recompute=512, reuse=(96, 608), lightstream=Run((1536, 1536), 1152, options=_NARROW))
 _DENSENET_CUT = "body.transition2"
 """The whole net's receptive field is 2071 samples: a tile that computes its halo again would read all of the image."""
-_DENSENET_CHECKS = _runs(416, recompute=Run((416, 416), 352, cut=_DENSENET_CUT), reuse=(96, 416))
-_TUPAC_CHECKS = _runs(512, recompute=320, reuse=(128, 512), lightstream=Run((640, 640), 480))
-_UNET_CHECKS = _runs(384, recompute=320, reuse=(64, 384))
+_DENSENET_CHECKS = runs(416, recompute=Run((416, 416), 352, cut=_DENSENET_CUT), reuse=(96, 416))
+_TUPAC_CHECKS = runs(512, recompute=320, reuse=(128, 512), lightstream=Run((640, 640), 480))
+_UNET_CHECKS = runs(384, recompute=320, reuse=(64, 384))
 
 CASES = {
     case.name: case
@@ -99,52 +106,58 @@ CASES = {
         Case(
             "resnet18-2240",
             "resnet18-body",
-            _runs(2240, recompute=1344, reuse=Run((2240, 2240), (192, 2240), cut="body.layer3"), lightstream=1632),
-            _RESNET_CHECKS,
+            runs(2240, recompute=1344, reuse=Run((2240, 2240), (192, 2240), cut="body.layer3"), lightstream=1632),
+            RESNET_CHECKS,
         ),
         Case(
             "resnet18-1120",
             "resnet18-body",
-            _runs(1120, recompute=960, reuse=(224, 1120)),
-            _RESNET_CHECKS,
+            runs(1120, recompute=960, reuse=(224, 1120)),
+            RESNET_CHECKS,
         ),
         Case(
             "resnet50-1408",
             "resnet50-body",
-            _runs(1408, recompute=960, reuse=(352, 1408), lightstream=1216),
-            _RESNET_CHECKS,
+            runs(1408, recompute=960, reuse=Run((1408, 1408), (256, 1408), cut="body.layer3"), lightstream=1216),
+            RESNET_CHECKS,
         ),
         Case(
             "densenet121-1408",
             "densenet121-body",
-            _runs(1408, recompute=Run((1408, 1408), 864, cut=_DENSENET_CUT), reuse=(352, 1408)),
+            runs(1408, recompute=Run((1408, 1408), 864, cut=_DENSENET_CUT), reuse=(352, 1408)),
             _DENSENET_CHECKS,
         ),
         Case(
             "tupac-2048",
             "tupac",
-            _runs(2048, recompute=1184, reuse=(384, 2048), lightstream=1248),
+            runs(2048, recompute=1184, reuse=(384, 2048), lightstream=1248),
             _TUPAC_CHECKS,
         ),
-        Case("unet-1024", "unet", _runs(1024, recompute=640, reuse=(192, 1024)), _UNET_CHECKS),
+        Case(
+            "unet-1024",
+            "unet",
+            runs(1024, recompute=640, reuse=(192, 1024)),
+            _UNET_CHECKS,
+            options={"width": 32},
+        ),
         Case(
             "unet-1536",
             "unet",
-            _runs(1536, recompute=928, reuse=(256, 1536)),
+            runs(1536, recompute=928, reuse=(256, 1536)),
             _UNET_CHECKS,
             options={"width": 32},
         ),
         Case(
             "resnet18-8192",
             "resnet18",
-            _runs(8192, plain=False, recompute=2048, reuse=(256, 2048), lightstream=2464),
-            _RESNET_CHECKS,
+            runs(8192, plain=False, recompute=2048, reuse=(256, 2048), lightstream=2464),
+            RESNET_CHECKS,
         ),
         Case(
             "tupac-8192",
             "tupac",
-            _runs(8192, plain=False, recompute=2560, reuse=(512, 2048), lightstream=2176),
-            _runs(
+            runs(8192, plain=False, recompute=2560, reuse=(512, 2048), lightstream=2176),
+            runs(
                 640,
                 recompute=Run((1088, 1088), 960, options=_NARROW),
                 reuse=(256, 640),
@@ -162,22 +175,32 @@ QUICK_CASES = {
         Case(
             "quick-unet",
             "unet",
-            _runs(96, recompute=64, reuse=(32, 96)),
-            _runs(64, recompute=48, reuse=(16, 64)),
+            runs(96, recompute=64, reuse=(32, 96)),
+            runs(64, recompute=48, reuse=(16, 64)),
             options={"width": 4, "depth": 2},
         ),
         Case(
             "quick-resnet18",
             "resnet18",
-            _runs(192, reuse=(64, 192)),
-            _runs(128, reuse=(32, 128)),
+            runs(192, reuse=(64, 192)),
+            runs(128, reuse=(32, 128)),
             options={"width": 4, "num_classes": 3},
+        ),
+        Case(
+            "quick-bytes",
+            "resnet18",
+            runs(192, reuse=(64, 192)),
+            runs(128, reuse=(32, 128)),
+            options={"width": 4, "num_classes": 3},
+            dtype="bfloat16",
+            is_channels_last=True,
+            has_host_bytes=True,
         ),
         Case(
             "quick-tupac",
             "tupac",
-            _runs(384, recompute=256, reuse=(96, 384), lightstream=320),
-            _runs(256, recompute=224, reuse=(64, 256), lightstream=Run((384, 384), 320)),
+            runs(384, recompute=256, reuse=(96, 384), lightstream=320),
+            runs(256, recompute=224, reuse=(64, 256), lightstream=Run((384, 384), 320)),
             options={"width": 2},
         ),
     )

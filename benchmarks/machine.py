@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,20 @@ def machine_facts(device: str, num_threads: int | None) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "streamplan": streamplan.__version__,
     }
+
+
+def device_slug(device: str) -> str:
+    """The device's name as part of a file's name, such as `nvidia-h100-80gb-hbm3`."""
+    return device if device == "cpu" else slug(torch.cuda.get_device_name())
+
+
+def slug(text: str) -> str:
+    """Letters and digits in lower case, anything else as one dash.
+
+    >>> slug("NVIDIA GeForce RTX 4090 (24GB)")
+    'nvidia-geforce-rtx-4090-24gb'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def synchronize(device: str) -> None:

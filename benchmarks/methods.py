@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -72,6 +73,8 @@ def _compiled(net: Net, spec: Spec) -> streamplan.StreamedModule:
         options["keep_tiles"] = spec.keep_tiles
     if net.training:
         options["batch_norm"] = "resident"
+    if spec.has_host_bytes:
+        options["dtype"] = torch.uint8
     return streamplan.compile(net, (1, 3, *spec.image_size), spec.tile_size, **options)
 
 

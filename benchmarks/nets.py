@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.spec import Spec
 from tests.nets.densenet import DenseNet, _DenseLayer, _Transition, densenet121
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet50
@@ -110,14 +111,33 @@ IN_TRAINING_MODE = ("tupac",)
 """Nets whose BatchNorms are in training mode, all of them in the head; the others are in eval mode throughout."""
 
 
-def build_net(name: str, options: dict[str, int], dtype: torch.dtype, device: str) -> Net:
-    """The net with weights that are the same at every call."""
-    net = NETS[name](**options).to(dtype)
+class FromBytes(nn.Module):
+    """Bytes as numbers in [0, 1]."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The numbers."""
+        return x.to(self.dtype) / 255
+
+
+def build_net(spec: Spec, dtype: torch.dtype) -> Net:
+    """The net of a specification, with weights that are the same at every call."""
+    net = NETS[spec.net](**spec.options).to(dtype)
     randomize_(net, SEED)
-    return net.train(name in IN_TRAINING_MODE).to(device)
+    if spec.has_host_bytes:
+        net = Net(nn.Sequential(OrderedDict(numbers=FromBytes(dtype), body=net.body)), net.head)
+    net = net.train(spec.net in IN_TRAINING_MODE).to(spec.device)
+    return net.to(memory_format=torch.channels_last) if spec.is_channels_last else net
 
 
-def make_image(image_size: tuple[int, int], dtype: torch.dtype, device: str) -> Tensor:
-    """An image of one batch entry and three channels, uniform in [0, 1), the same at every call."""
-    generator = torch.Generator().manual_seed(SEED)
-    return torch.rand((1, 3, *image_size), generator=generator, dtype=dtype).to(device)
+def make_image(spec: Spec, dtype: torch.dtype, device: str) -> Tensor:
+    """An image of one batch entry and three channels, the same at every call: bytes, or numbers in [0, 1)."""
+    generator, size = torch.Generator().manual_seed(SEED), (1, 3, *spec.image_size)
+    if spec.has_host_bytes:
+        return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8).to(device)
+    image = torch.rand(size, generator=generator, dtype=torch.float64 if dtype is torch.float64 else torch.float32)
+    image = image.to(device, dtype)
+    return image.contiguous(memory_format=torch.channels_last) if spec.is_channels_last else image

@@ -47,6 +47,12 @@ class VariantResults:
         """Of the memory runs, or of the timed steps where there are none."""
         return summarize([result["peak_bytes"] for result in self.memory or self.steps.values()])
 
+    @property
+    def idle_share(self) -> Summary | None:
+        """Of a GPU, in profiled steps beside the timed ones; none on the CPU."""
+        shares = [result.get("device_idle_share") for result in self.steps.values()]
+        return summarize([share for share in shares if share is not None])
+
     def ratio(self, plain: VariantResults | None) -> Summary | None:
         """Of seconds to plain's."""
         if plain is None:
@@ -57,6 +63,7 @@ class VariantResults:
     def to_json(self, plain: VariantResults | None) -> dict[str, Any]:
         """Samples and summaries."""
         summaries = {"seconds": self.seconds, "ratio_to_plain": self.ratio(plain), "peak_bytes": self.peak_bytes}
+        summaries["device_idle_share"] = self.idle_share
         return {**asdict(self), "summary": {name: value and asdict(value) for name, value in summaries.items()}}
 
 

@@ -11,7 +11,7 @@ Every measurement is a process of its own.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 
 from benchmarks.cases import CASES, QUICK_CASES, Case
-from benchmarks.machine import machine_facts
+from benchmarks.gpu_cases import GPU_CASES, GPU_VARIANTS
+from benchmarks.machine import device_slug, machine_facts
 from benchmarks.memory import MALLOC_ENVIRONMENT
 from benchmarks.processes import run_worker
 from benchmarks.results import CaseResults, VariantResults, write_results
@@ -65,7 +66,8 @@ def schedule(variants: tuple[Variant, ...], settings: Settings) -> Iterator[tupl
 def run_case(case: Case, settings: Settings, console: Console) -> Iterator[CaseResults]:
     """Measure a case; yields its results, the same object, after every measurement."""
     variants = tuple(variant for variant in settings.variants if variant.method in case.steps)
-    results = CaseResults(case.name, {"net": case.net, "options": dict(case.options), "image_size": case.image_size})
+    description = {"net": case.net, "options": dict(case.options), "image_size": case.image_size, "dtype": case.dtype}
+    results = CaseResults(case.name, description)
     results.variants = {variant.name: VariantResults(variant.name) for variant in variants}
     for kind, repeat, variant in schedule(variants, settings):
         own = results.variants[variant.name]
@@ -102,11 +104,19 @@ def main(arguments: list[str] | None = None) -> None:
     console.print(f"written: {settings.out}", markup=False, soft_wrap=True)
 
 
+def cases_for(device: str, *, quick: bool) -> tuple[Mapping[str, Case], Mapping[str, Case]]:
+    """The cases that may be named for a device, and those that are run unless some are."""
+    if quick:
+        return QUICK_CASES, QUICK_CASES
+    return ({**CASES, **GPU_CASES}, GPU_CASES) if device == "cuda" else (CASES, CASES)
+
+
 def parse_arguments(arguments: list[str] | None = None) -> Settings:
     """The settings that a command line asks for."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.run",
-        description=f"Cases: {', '.join(CASES)}. Lowering passes: {', '.join(PASSES)}.",
+        description=f"Cases: {', '.join(CASES)}; for GPUs: {', '.join(GPU_CASES)}. "
+        f"Lowering passes: {', '.join(PASSES)}.",
     )
     parser.add_argument("--cases", nargs="+", help="names of cases; all unless given")
     parser.add_argument("--variants", nargs="+", help="names of variants, see benchmarks/variants.py")
@@ -120,20 +130,22 @@ def parse_arguments(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="of the results (benchmarks/results/DEVICE.json)")
     given = parser.parse_args(arguments)
-    known = QUICK_CASES if given.quick else CASES
+    is_on_gpu = given.device == "cuda"
+    known, default = cases_for(given.device, quick=given.quick)
     unknown = set(given.cases or ()) - known.keys()
     if unknown:
         parser.error(f"unknown cases {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    if given.device == "cuda" and not torch.cuda.is_available():
+    if is_on_gpu and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     try:
-        variants = tuple(map(parse_variant, given.variants)) if given.variants else default_variants()
+        names = given.variants or (GPU_VARIANTS if is_on_gpu else None)
+        variants = tuple(map(parse_variant, names)) if names else default_variants()
     except ValueError as error:
         parser.error(str(error))
-    name = f"quick-{given.device}" if given.quick else given.device
+    name = f"quick-{device_slug(given.device)}" if given.quick else device_slug(given.device)
     memory_runs = 1 if given.memory_runs is None else given.memory_runs
     return Settings(
-        cases=tuple(known[name] for name in given.cases or known),
+        cases=tuple(known[name] for name in given.cases or default),
         variants=variants,
         device=given.device,
         num_repeats=given.repeats or (2 if given.quick else 5),

@@ -26,6 +26,12 @@ class Spec:
     passes: tuple[str, ...] | None = None
     keep_tiles: int | None = None
     """How many tiles are not computed again; None leaves it to streamplan's default."""
+    dtype: str = "float32"
+    """Of weights and timed images; gradients are checked in float64."""
+    is_channels_last: bool = False
+    """Whether weights, and images on the device, are in channels-last order before anything else."""
+    has_host_bytes: bool = False
+    """Whether the net takes bytes; methods that stream then get them in host memory."""
     device: str = "cpu"
     num_warmups: int = 0
     """Steps before the timed one."""

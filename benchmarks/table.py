@@ -11,14 +11,19 @@ _MIB = 2**20
 
 
 def case_table(case: CaseResults) -> Table:
-    """Seconds, ratio to plain, peak memory and gradient error, a row per variant; spreads are min..max."""
+    """Seconds, ratio to plain, peak memory, gradient error and a GPU's idle time, by variant; spreads are min..max."""
     rows, cols = case.description["image_size"]
     table = Table(title=f"{case.name}: {rows} x {cols}", title_justify="left")
     table.add_column("variant", no_wrap=True)
     for header in ("seconds", "ratio to plain", "peak MiB", "gradient error", "without BatchNorm"):
         table.add_column(header, justify="right", no_wrap=True)
+    idle = {variant.name: variant.idle_share for variant in case.variants.values()}
+    has_idle = any(share is not None for share in idle.values())
+    if has_idle:
+        table.add_column("idle %", justify="right", no_wrap=True)
     for variant in case.variants.values():
-        table.add_row(variant.name, *_cells(variant, case.plain))
+        share = [spread_text(idle[variant.name], ".0f", 100)] if has_idle else []
+        table.add_row(variant.name, *_cells(variant, case.plain), *share)
     return table
 
 

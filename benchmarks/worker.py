@@ -9,16 +9,19 @@ import json
 import sys
 import time
 import traceback
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.idle import measure_idle
 from benchmarks.machine import synchronize
 from benchmarks.memory import PeakMemory
 from benchmarks.methods import prepare_step
 from benchmarks.nets import build_net, make_image
 from benchmarks.spec import Spec
+from benchmarks.variants import HALOS
 
 _SMALLEST_SHARE = 1e-6
 """Of the norm of all gradients: a parameter whose gradient is smaller than that is measured against it."""
@@ -26,8 +29,8 @@ _SMALLEST_SHARE = 1e-6
 
 def measure_step(spec: Spec) -> dict[str, Any]:
     """Time one training step, warm-ups and preparation not included, and take its peak memory."""
-    net = build_net(spec.net, spec.options, torch.float32, spec.device)
-    image = make_image(spec.image_size, torch.float32, spec.device)
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    net, image = build_net(spec, dtype), make_image(spec, dtype, _image_device(spec))
     start = time.perf_counter()
     step = prepare_step(net, spec)
     compile_seconds = time.perf_counter() - start
@@ -41,10 +44,16 @@ def measure_step(spec: Spec) -> dict[str, Any]:
     step.run(image)
     synchronize(spec.device)
     seconds = time.perf_counter() - start
+    peak_bytes = memory.peak_bytes
+    idle: dict[str, Any] = {}
+    if spec.device != "cpu":
+        step.zero_grad()
+        idle = measure_idle(partial(step.run, image))
     return {
         "seconds": seconds,
         "compile_seconds": compile_seconds,
-        "peak_bytes": memory.peak_bytes,
+        "peak_bytes": peak_bytes,
+        **idle,
         "memory_measure": memory.measure,
         "num_warmups": spec.num_warmups,
         "num_threads": torch.get_num_threads(),
@@ -58,12 +67,12 @@ def check_gradients(spec: Spec) -> dict[str, Any]:
     The error of a parameter is the largest difference, relative to its largest plain gradient.
     """
     dtype = torch.float64
-    image = make_image(spec.image_size, dtype, spec.device)
-    net = build_net(spec.net, spec.options, dtype, spec.device)
+    image = make_image(spec, dtype, _image_device(spec))
+    net = build_net(spec, dtype)
     step = prepare_step(net, spec)
     step.run(image)
-    plain = build_net(spec.net, spec.options, dtype, spec.device)
-    plain(image).square().mean().backward()
+    plain = build_net(spec, dtype)
+    plain(image.to(spec.device)).square().mean().backward()
     expected = {name: _grad(parameter) for name, parameter in plain.named_parameters()}
     if expected.keys() != step.parameters.keys():
         return {"status": "failed", "reason": "it trains other parameters than the plain net"}
@@ -84,6 +93,11 @@ def check_gradients(spec: Spec) -> dict[str, Any]:
         "image_size": list(spec.image_size),
         "options": spec.options,
     }
+
+
+def _image_device(spec: Spec) -> str:
+    """Where the image is: bytes for methods that stream are in host memory."""
+    return "cpu" if spec.has_host_bytes and spec.method in HALOS else spec.device
 
 
 def _grad(parameter: Tensor) -> Tensor:

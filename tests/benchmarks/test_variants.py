@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.cases import CASES, QUICK_CASES
+from benchmarks.gpu_cases import GPU_CASES, GPU_VARIANTS
+from benchmarks.machine import device_slug, slug
 from benchmarks.nets import NETS
-from benchmarks.run import Settings, parse_arguments, schedule
+from benchmarks.run import Settings, cases_for, parse_arguments, schedule
 from benchmarks.spec import Spec
 from benchmarks.variants import PASSES, Variant, default_variants, parse_variant
 
@@ -58,7 +60,7 @@ def test_every_pass_is_switched_off_by_default() -> None:
 
 
 def test_specifications_survive_json() -> None:
-    for case in [*CASES.values(), *QUICK_CASES.values()]:
+    for case in [*CASES.values(), *QUICK_CASES.values(), *GPU_CASES.values()]:
         assert case.net in NETS
         assert case.checks.keys() >= case.steps.keys() - {"plain"}
         for variant in default_variants():
@@ -99,3 +101,24 @@ def test_variants_are_interleaved() -> None:
 def test_unknown_names_end_the_run(text: str) -> None:
     with pytest.raises(SystemExit):
         _settings(text)
+
+
+def test_a_gpu_has_cases_of_its_own() -> None:
+    known, default = cases_for("cuda", quick=False)
+    assert default is GPU_CASES
+    assert known.keys() == CASES.keys() | GPU_CASES.keys()
+    assert cases_for("cpu", quick=False) == (CASES, CASES)
+    assert cases_for("cuda", quick=True) == (QUICK_CASES, QUICK_CASES)
+    sizes = {case.image_size[0]: case for case in GPU_CASES.values()}
+    assert sorted(sizes) == [4096, 16384, 32768]
+    assert {"plain", "checkpoint", "reuse"} == sizes[4096].steps.keys() <= set(GPU_VARIANTS)
+    for extent in (16384, 32768):
+        assert sizes[extent].has_host_bytes
+        assert sizes[extent].steps.keys() == {"reuse"}
+
+
+def test_results_are_named_by_the_device() -> None:
+    assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+    assert device_slug("cpu") == "cpu"
+    assert parse_arguments([]).out.name == "cpu.json"
+    assert parse_arguments(["--quick"]).out.name == "quick-cpu.json"

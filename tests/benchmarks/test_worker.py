@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def _spec(case: str, task: Task, variant: str) -> Spec:
         ("quick-unet", "recompute"),
         ("quick-resnet18", "checkpoint"),
         ("quick-tupac", "checkpoint"),
+        ("quick-bytes", "checkpoint"),
+        ("quick-bytes", "reuse"),
         ("quick-tupac", "reuse-no-passes"),
     ],
 )
@@ -47,6 +50,29 @@ def test_checkpointed_densenet_has_no_error() -> None:
     result = measure(case.spec("check", parse_variant("checkpoint"), "cpu", None, 0))
     assert result["status"] == "ok"
     assert result["gradient_error"] < _EXACT
+
+
+def test_bytes_stay_in_host_memory_for_methods_that_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    make = worker.make_image
+
+    def recording(spec: Spec, dtype: torch.dtype, device: str) -> torch.Tensor:
+        asked.append(device)
+        return make(spec, dtype, "cpu")
+
+    monkeypatch.setattr(worker, "make_image", recording)
+    for variant in ("plain", "reuse"):
+        spec = QUICK_CASES["quick-bytes"].spec("step", parse_variant(variant), "cpu", None, 0)
+        image = make(spec, torch.bfloat16, "cpu")
+        assert image.dtype is torch.uint8
+        assert worker._image_device(replace(spec, device="cuda")) == ("cuda" if variant == "plain" else "cpu")
+        result = measure(spec)
+        assert result["status"] == "ok", result
+        net = worker.build_net(spec, torch.bfloat16)
+        weight = net.get_submodule("body.body.stem.0").weight
+        assert weight.dtype is torch.bfloat16
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert asked == ["cpu", "cpu"]
 
 
 def test_wrong_gradients_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +114,11 @@ def test_lightstream_is_exact_but_for_batch_norm() -> None:
 def test_checkpointing_wraps_every_block_once() -> None:
     counts = {}
     for case in QUICK_CASES.values():
-        net = worker.build_net(case.net, dict(case.options), torch.float32, "cpu")
+        net = worker.build_net(case.spec("step", parse_variant("plain"), "cpu", None, 0), torch.float32)
         blocks = list(net.checkpointed_blocks())
         assert len(blocks) == len(set(blocks))
         counts[case.name] = len(blocks)
-    assert counts == {"quick-unet": 1 + 2 + 2, "quick-resnet18": 1 + 8, "quick-tupac": 5}
+    assert counts == {"quick-unet": 1 + 2 + 2, "quick-resnet18": 1 + 8, "quick-bytes": 1 + 8, "quick-tupac": 5}
 
 
 def test_peak_memory_counts_what_is_gone_again() -> None:
