@@ -20,7 +20,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz zoo bench doctest lint format docs clean
+.PHONY: help install demo test test-fast test-gpu fuzz zoo bench bench-gpu doctest lint format docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -45,6 +45,9 @@ test: lint docs doctest  ## everything a change must pass: lint, docs, doctests,
 test-fast: $(STAMP)  ## tests alone, without the slow ones
 	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz and not slow"
 
+test-gpu: $(STAMP)  ## the tests that need a CUDA device; skipped where there is none
+	$(PYTEST) -m gpu tests
+
 fuzz: $(STAMP)  ## 5,000 random nets with either halo policy; takes about 20 minutes on two cores
 	$(PYTEST) -n $(NUM_WORKERS) -m fuzz --hypothesis-profile=fuzz tests/test_fuzz.py tests/test_carried_halos.py
 
@@ -54,6 +57,9 @@ zoo: $(STAMP)  ## plan and verify every network of MONAI and write docs/zoo.md; 
 bench: $(STAMP)  ## measure training steps against the plain nets, checkpointing and lightstream; takes hours
 	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[bench]'
 	$(VENV)/bin/python -m benchmarks.run $(BENCH)
+
+bench-gpu: $(STAMP)  ## the benchmark's cases for GPUs, on the CUDA device there is
+	$(VENV)/bin/python -m benchmarks.run --device cuda $(BENCH)
 
 doctest: $(STAMP)  ## the examples in docstrings
 	$(PYTEST) --doctest-modules src/streamplan

@@ -1,6 +1,6 @@
 """A training step and a segmentation of an image that is never in memory: from a zarr array, into a zarr array.
 
-    python examples/larger_than_memory.py --extent 8192 --folder /tmp
+    python examples/larger_than_memory.py --extent 8192 --folder /tmp --dtype bfloat16
 
 The image is a photograph that ships with scikit-image, mirrored until it has the extent asked for, stored as bytes. A
 ResNet-18 takes one training step on it; a U-Net labels every pixel of it. Peak memory is that of the whole process.
@@ -75,21 +75,23 @@ def peak_gib() -> float:
     return int(found[1]) / 2**20
 
 
-def train(image: Any, tile_size: tuple[int, int]) -> None:
-    """One gradient step of a ResNet-18."""
+def train(image: Any, tile_size: tuple[int, int], dtype: torch.dtype) -> None:
+    """One gradient step of a ResNet-18; `dtype` is that of its convolutions."""
     net = resnet18(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, num_classes=2)
     model = OnBytes(net).eval()
     size = (1, 3, *image.shape[:2])
     streamed = streamplan.compile(model, size, tile_size, dtype=torch.uint8, progress=True)
     print(streamed.plan)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    loss = nn.functional.cross_entropy(streamed(streamplan.Source(image, "HWC")), torch.tensor([1]))
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        scores = streamed(streamplan.Source(image, "HWC"))
+    loss = nn.functional.cross_entropy(scores.float(), torch.tensor([1]))
     loss.backward()
     optimizer.step()
     print(f"loss {loss.item():.4f}")
 
 
-def predict(image: Any, tile_size: tuple[int, int], path: Path) -> None:
+def predict(image: Any, tile_size: tuple[int, int], dtype: torch.dtype, path: Path) -> None:
     """Labels of every pixel by a U-Net."""
     net = BasicUNet(2, in_channels=3, out_channels=4, features=(16, 16, 32, 64, 128, 16), norm="batch")
     model = Labels(OnBytes(net)).eval()
@@ -98,7 +100,8 @@ def predict(image: Any, tile_size: tuple[int, int], path: Path) -> None:
         path, shape=(1, 1, rows, columns), chunks=(1, 1, _CHUNK, _CHUNK), dtype="uint8", overwrite=True
     )
     streamed = streamplan.compile(model, (1, 3, rows, columns), tile_size, dtype=torch.uint8, progress=True)
-    streamed.predict(streamplan.Source(image, "HWC"), out=labels)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        streamed.predict(streamplan.Source(image, "HWC"), out=labels)
     corner = labels[0, 0, :64, :64]
     print(f"labels {sorted(set(corner.ravel().tolist()))} in the first 64 x 64 pixels")
 
@@ -109,6 +112,7 @@ def main() -> None:
     parser.add_argument("--extent", type=int, default=2048, help="pixels along each axis")
     parser.add_argument("--folder", type=Path, help="where the arrays go; a temporary folder unless given")
     parser.add_argument("--tile-size", type=int, nargs=2, default=(256, 2048), metavar=("ROWS", "COLUMNS"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the convolutions")
     parser.add_argument("--task", choices=("train", "predict", "both"), default="both")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -117,12 +121,13 @@ def main() -> None:
         image = store_image(folder / "image.zarr", arguments.extent)
         print(f"{arguments.extent} x {arguments.extent} pixels, {peak_gib():.2f} GiB of memory before the first step")
         tile_size = tuple(min(extent, arguments.extent) for extent in arguments.tile_size)
+        dtype = getattr(torch, arguments.dtype)
         for task in ("train", "predict") if arguments.task == "both" else (arguments.task,):
             start = time.perf_counter()
             if task == "train":
-                train(image, tile_size)
+                train(image, tile_size, dtype)
             else:
-                predict(image, tile_size, folder / "labels.zarr")
+                predict(image, tile_size, dtype, folder / "labels.zarr")
             print(f"{task}: {time.perf_counter() - start:.1f} s, peak {peak_gib():.2f} GiB")
 
 

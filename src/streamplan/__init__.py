@@ -6,6 +6,7 @@ loss = criterion(streamed(image), target)
 loss.backward()
 """
 
+from streamplan import testing
 from streamplan.api import (
     StreamedModule,
     TensorError,
@@ -40,6 +41,7 @@ __all__ = [
     "plan",
     "receptive_field",
     "register_rule",
+    "testing",
     "unregister_rule",
     "verify",
 ]

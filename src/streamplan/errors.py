@@ -11,6 +11,7 @@ class derives from that type too, so `except ValueError` written for the plain n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -52,7 +53,7 @@ def _rebuild(cls: type[StreamPlanError], state: dict[str, Any]) -> StreamPlanErr
 
 
 class ModelTypeError(StreamPlanError, TypeError):
-    """The thing to stream is not an `nn.Module`."""
+    """The thing to stream is not an `nn.Module`, or is one that cannot be taken apart: streamed or compiled already."""
 
 
 class InputSizeError(StreamPlanError, ValueError):
@@ -116,8 +117,41 @@ class StaleStateError(StreamPlanError, RuntimeError):
     """A parameter, buffer or input changed between forward and backward; the recomputation would be wrong."""
 
 
+class OutOfMemoryError(StreamPlanError, RuntimeError):
+    """Memory ran out while a call or its backward pass ran; on a GPU it is a `torch.OutOfMemoryError` as well.
+
+    The backward pass of the resident part is not streamplan's, and raises torch's own error.
+
+    Attributes:
+        phase: `preparation`, `forward`, `head` (the resident part's forward pass), `recomputation` or `backward`.
+        tile: Number of the tile, from 0, in the order of the pass; None outside the tiles.
+        projected: What the phase needs at its largest, in bytes, by item.
+        measured: What the allocator or the system said when memory ran out, in bytes.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        phase: str,
+        tile: int | None,
+        projected: Mapping[str, int],
+        measured: Mapping[str, int],
+        **parts: str,
+    ) -> None:
+        self.phase = phase
+        self.tile = tile
+        self.projected = dict(projected)
+        self.measured = dict(measured)
+        super().__init__(what, **parts)
+
+
 class DoubleBackwardError(StreamPlanError, RuntimeError):
     """A gradient of a gradient was asked for; the streamed part gives first derivatives only."""
+
+
+class NothingRecordedError(StreamPlanError, RuntimeError):
+    """The random numbers of a forward pass were asked for, and there was none."""
 
 
 class VerificationError(StreamPlanError, AssertionError):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from streamplan.analysis.cuts import enumerate_cuts
 from streamplan.analysis.locality import classify_locality
-from streamplan.analysis.regions import pull_regions, receptive_field, streamed_part
+from streamplan.analysis.regions import _field_of, pull_regions, receptive_field, receptive_fields, streamed_part
 from streamplan.geometry import Interval
 from streamplan.planning import trace_and_lower
 from streamplan.planning.arguments import CallArguments
@@ -75,6 +75,17 @@ def test_every_region_holds_what_its_block_depends_on(recipe: Recipe, seed: int)
         assert Interval(0, part.extents[name][axis]).contains(region)
         assert not region.is_empty
     assert checked >= len(part.frontier)
+
+
+@settings(max_examples=60)
+@given(nets())
+def test_composed_windows_give_the_receptive_fields_that_pulling_gives(recipe: Recipe) -> None:
+    traced = trace_and_lower(recipe.build(), CallArguments.of_size(recipe.input_size, torch.float64))
+    graph, facts = traced.graph, classify_locality(traced.graph)
+    for cut in enumerate_cuts(graph, facts)[-1:]:
+        part = streamed_part(graph, facts, cut.streamed, cut.frontier)
+        for axis in range(part.num_axes):
+            assert receptive_fields(part, axis, part.order) == {n: _field_of(part, axis, n) for n in part.order}
 
 
 def test_regions_of_two_convolutions() -> None:

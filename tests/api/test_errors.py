@@ -63,6 +63,12 @@ EVERYWHERE = "where why do"
 REFUSALS = [
     refusal("not_a_module", lambda: streamplan.compile(torch.relu, SIZE), errors.ModelTypeError, TypeError),
     refusal("already_streamed", lambda: streamplan.compile(compiled(), SIZE), errors.ModelTypeError, TypeError),
+    refusal(
+        "compiled_as_a_whole",
+        lambda: streamplan.compile(torch.compile(Plain(), backend="eager"), SIZE),
+        errors.ModelTypeError,
+        TypeError,
+    ),
     refusal("class_not_instance", lambda: streamplan.plan(Plain, SIZE), errors.ModelTypeError, TypeError),
     refusal("verify_not_a_module", lambda: streamplan.verify(None, SIZE), errors.ModelTypeError, TypeError),
     refusal("size_missing", lambda: streamplan.compile(Plain()), errors.InputSizeError, ValueError),
@@ -289,6 +295,8 @@ def test_every_kind_of_error_has_a_refusal() -> None:
         "RuleConflictError": "tests/rules",
         "RuleError": "tests/rules",
         "SourceError": "tests/images",
+        "NothingRecordedError": "tests/api/test_random_ops.py",
+        "OutOfMemoryError": "tests/runtime/test_out_of_memory.py",
     }
     kinds = {
         name

@@ -661,6 +661,31 @@ def test_a_hook_on_a_container_of_resident_layers_is_refused_with_a_true_reason(
     assert seen == [1]
 
 
+def test_a_hook_inside_a_resident_layer_fires() -> None:
+    """The resident part calls the layer, and the layer what is inside it."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 5, stride=4)
+            self.mix = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(self.conv(x).flatten(2).mT)
+
+    seen: list[int] = []
+
+    def double(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        seen.append(1)
+        return out * 2
+
+    model = Tokens().double().eval()
+    streamed = streamplan.compile(model, SIZE, TILE)
+    model.mix.linear1.register_forward_hook(double)
+    assert_same_step(model, streamed, image())
+    assert seen == [1, 1]  # the plain net's, then the streamed net's
+
+
 def test_a_hook_on_the_streamed_module_itself_fires(streamed: nn.Module) -> None:
     seen: list[int] = []
     streamed.register_forward_hook(lambda *args: seen.append(1))

@@ -138,7 +138,9 @@ _LAYERS = [
     example("identity", "module", lambda: nn.Sequential(nn.Identity(), nn.Tanh()), _SMALL),
     function("identity", "clone", lambda net, x: x.clone().contiguous(), _SMALL),
     function("detach", "method", lambda net, x: x * x.detach(), _SMALL),
-    example("dropout", "eval", lambda: nn.Sequential(nn.Dropout2d(0.5), nn.Tanh()), SIZE_2D),
+    example("dropout", "eval", lambda: nn.Sequential(nn.Dropout(0.5), nn.Tanh()), SIZE_2D),
+    example("feature_dropout", "eval", lambda: nn.Sequential(nn.Dropout2d(0.5), nn.Tanh()), SIZE_2D),
+    example("alpha_dropout", "eval", lambda: nn.Sequential(nn.AlphaDropout(0.5), nn.Tanh()), SIZE_2D),
     function("dropout", "p=0 in training", lambda net, x: F.dropout(x, 0.0) * 2, _SMALL),
 ]
 

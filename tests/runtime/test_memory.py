@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -27,7 +28,11 @@ def net() -> nn.Module:
 
 
 def peak_bytes(step: torch.nn.Module, image: torch.Tensor, trace: Path) -> int:
-    """How far allocations grow over one training step, or over a forward pass without autograd."""
+    """How far allocations grow over one training step, or over a forward pass without autograd.
+
+    Garbage of earlier tests goes first: freed halfway, it would be taken from the peak.
+    """
+    gc.collect()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = step(image)
         if result.requires_grad:

@@ -23,7 +23,7 @@ from streamplan.analysis.clusters import Clusters
 from streamplan.analysis.flush import find_paces
 from streamplan.analysis.regions import AxisStep, EdgeKey, StreamedEdge, StreamedPart, pull_regions, read_region
 from streamplan.analysis.schedule import AxisSchedule
-from streamplan.geometry import AxisRead, Interval
+from streamplan.geometry import AffineWindow, AxisRead, Interval
 
 _NOTHING = Interval(0, 0)
 
@@ -107,12 +107,38 @@ def _longest_prefix(
         return True
 
     low, high = start, limit
-    if high > low and computable(high):
+    if high <= low:
+        return low
+    guess = _guess(part, clusters, axis, edges, state, limit)
+    if guess is not None:
+        guess = max(low, guess)
+        if (guess == low or computable(guess)) and (guess == high or not computable(guess + 1)):
+            return guess
+    if computable(high):
         return high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if computable(middle) else (low, middle)
     return low
+
+
+def _guess(
+    part: StreamedPart,
+    clusters: Clusters,
+    axis: int,
+    edges: list[StreamedEdge],
+    state: Mapping[str, int],
+    limit: int,
+) -> int | None:
+    """The longest prefix if no window ends in padding; None if something else than windows is read."""
+    guess = limit
+    for edge in edges:
+        axis_map, available = edge.axis_maps[axis], state[clusters.root[edge.source]]
+        if not isinstance(axis_map, AffineWindow) or axis_map.num < 1:
+            return None
+        if available < part.extents[edge.source][axis]:
+            guess = min(guess, axis_map.reach(available))
+    return guess
 
 
 def _blocks(frontiers: list[dict[str, int]], step: int) -> dict[str, Interval]:

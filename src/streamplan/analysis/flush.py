@@ -80,6 +80,8 @@ def _reachable(part: StreamedPart, clusters: Clusters, axis: int, edge: Streamed
     is_unbounded = isinstance(axis_map, AffineWindow | AveragingWindow | ScatterWindow)
     if not is_unbounded and available >= part.extents[edge.source][axis]:
         return 2 * extent  # a table of positions ends with its map
+    if isinstance(axis_map, AffineWindow) and axis_map.num > 0:
+        return min(max(axis_map.reach(available), 0), 2 * extent)
     low, high = 0, 2 * extent if is_unbounded else extent
     while low < high:
         middle = (low + high + 1) // 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch.utils import _pytree as pytree
 from streamplan.codegen import LoadedProgram, emit_program, load_program
 from streamplan.errors import InputMismatchError, SourceError
 from streamplan.images import Source, target_for
-from streamplan.lowering import LoweredPart
+from streamplan.lowering import LoweredPart, find_narrowed
 from streamplan.planning import Plan, PreparedPlan
-from streamplan.runtime import Segment, stream_segment, write_segment
-from streamplan.runtime.streaming import OnTile
+from streamplan.planning.memory import CallMemory, TileMemory, live_tile_bytes
+from streamplan.rules import Draw
+from streamplan.runtime import OnTile, Progress, Segment, reporting_shortage, stream_segment, write_segment
+from streamplan.runtime.dropout import draw
 
 _WITHOUT_GRADIENT = frozenset({"detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge"})
 """Operations that autograd does not see through."""
@@ -25,9 +28,9 @@ _WITHOUT_GRADIENT = frozenset({"detach", "argmax", "argmin", "eq", "ne", "lt", "
 
 @dataclass(frozen=True, eq=False)
 class Executable:
-    """A plan with the program that carries it out."""
+    """A prepared plan with the program that carries it out."""
 
-    plan: Plan
+    prepared: PreparedPlan
     program: LoadedProgram
     segment: Segment
     input_names: tuple[str, ...]
@@ -40,8 +43,20 @@ class Executable:
     """Paths of the modules with a call in the streamed part, and of those around them."""
     streamed_batch_norms: tuple[str, ...]
     """Paths of the BatchNorm modules in the streamed part."""
+    narrowed: frozenset[str]
+    """Small tensors that autocast narrows wherever they are read."""
     is_streamed_whole: bool
     """Whether the model returns one map, which tiles compute."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.prepared.plan
+
+    @property
+    def draws(self) -> Mapping[str, Draw]:
+        """Random numbers that all tiles of a forward pass share."""
+        return self.prepared.lowered.draws
 
     def run(
         self,
@@ -60,10 +75,20 @@ class Executable:
 
         Raises:
             SourceError, InputMismatchError: Something but the tiles reads an input that is no tensor on the device.
+            OutOfMemoryError: Memory runs out.
         """
-        values, smalls, weights = self._prepare(model, inputs, device)
+        progress = self._progress(inputs, device, on_tile)
+        compute = partial(self._run, model, inputs, device, progress)
+        return reporting_shortage(compute, self.segment.memory, progress, device)
+
+    def _run(
+        self, model: nn.Module, inputs: Sequence[Tensor | Source], device: torch.device, progress: Progress
+    ) -> Any:
+        """`run`, in frames of its own, which hold the cut and all that hangs on it."""
+        values, smalls, weights = self._prepare(model, inputs, device, progress)
         maps = [values[name] for name in self.segment.part.input_maps]
-        cut = stream_segment(self.segment, maps, smalls, device, watched=weights, on_tile=on_tile)
+        cut = stream_segment(self.segment, maps, smalls, device, progress, watched=weights)
+        progress.begin("head")
         values |= dict(zip(self.segment.outputs, cut, strict=True))
         result = self.program.head(model, *(values[name] for name in self.program.program.head_inputs))
         return pytree.tree_unflatten(pytree.tree_leaves(result), self.output_spec)
@@ -80,6 +105,7 @@ class Executable:
 
         Raises:
             SourceError: The result is not one map that tiles compute, or does not fit the array.
+            OutOfMemoryError: Memory runs out.
         """
         if not self.is_streamed_whole:
             raise SourceError(
@@ -90,13 +116,46 @@ class Executable:
             )
         ((name, spec),) = self.segment.outputs.items()
         target = target_for(out, spec.shape, spec.dtype)
+        progress = self._progress(inputs, device, on_tile, is_written=True)
+        compute = partial(self._write, model, inputs, device, {name: target}, progress)
         with torch.no_grad():
-            values, smalls, _ = self._prepare(model, inputs, device)
-            maps = [values[name] for name in self.segment.part.input_maps]
-            write_segment(self.segment, maps, smalls, device, {name: target}, on_tile)
+            reporting_shortage(compute, self.segment.memory, progress, device)
+
+    def _write(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        targets: Mapping[str, Source],
+        progress: Progress,
+    ) -> None:
+        values, smalls, _ = self._prepare(model, inputs, device, progress)
+        maps = [values[name] for name in self.segment.part.input_maps]
+        write_segment(self.segment, maps, smalls, device, targets, progress)
+
+    def _progress(
+        self,
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        on_tile: OnTile | None,
+        *,
+        is_written: bool = False,
+    ) -> Progress:
+        """What is known of a call before it begins."""
+        values = dict(zip(self.input_names, inputs, strict=True))
+        images = [x for name in self.segment.part.input_maps if isinstance(x := values[name], Tensor)]
+        memory = CallMemory(
+            device_type=device.type,
+            image_bytes=sum(x.nbytes for x in images),
+            image_place="device" if all(x.device.type == device.type for x in images) else "host",
+            is_image_wanted=torch.is_grad_enabled() and any(x.requires_grad for x in images),
+            is_written=is_written,
+            is_autocast=torch.is_autocast_enabled(device.type),
+        )
+        return Progress(self.segment.num_tiles, memory, on_tile)
 
     def _prepare(
-        self, model: nn.Module, inputs: Sequence[Tensor | Source], device: torch.device
+        self, model: nn.Module, inputs: Sequence[Tensor | Source], device: torch.device, progress: Progress
     ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[Tensor, ...]]:
         """Values by name, the small tensors of the tiles, and the tensors they were made from."""
         values: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
@@ -109,9 +168,34 @@ class Executable:
         values |= dict(zip(program.prologue_values, early, strict=True))
         weights = {path: attrgetter(path)(model) for path in program.attributes}
         weights |= {name: values[name] for name in program.prologue_smalls}
-        tensors = {**weights, **dict(self.program.derive(weights))}
-        smalls = {name: self.segment.ordered(tensors[name]) for name in program.smalls}
+        drawn = {name: draw(request, device) for name, request in self.draws.items()}
+        tensors = {**weights, **dict(self.program.derive(weights)), **drawn}
+        smalls = {name: self._narrowed(name, self.segment.ordered(tensors[name]), device) for name in program.smalls}
+        made = [x for name, x in smalls.items() if x is not weights.get(name)]
+        wanted = [x for x in smalls.values() if x.requires_grad]
+        progress.memory = replace(
+            progress.memory,
+            weight_bytes=sum(x.nbytes for x in made),
+            gradient_bytes=sum(x.nbytes for x in wanted),
+            is_differentiated=torch.is_grad_enabled() and (bool(wanted) or progress.memory.is_image_wanted),
+        )
         return values, smalls, tuple(weights.values())
+
+    def _narrowed(self, name: str, x: Tensor, device: torch.device) -> Tensor:
+        """A small tensor in the dtype that tiles use it in under autocast, if it needs no gradient.
+
+        Tensors that need one are narrowed once per pass by autocast itself, which keeps what it made of leaves that
+        require a gradient and of nothing else.
+        """
+        is_kept = torch.is_grad_enabled() and x.requires_grad
+        if (
+            is_kept
+            or name not in self.narrowed
+            or x.dtype != torch.float32
+            or not torch.is_autocast_enabled(device.type)
+        ):
+            return x
+        return x.to(torch.get_autocast_dtype(device.type))
 
 
 def build_executable(prepared: PreparedPlan) -> Executable:
@@ -135,6 +219,7 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         reached=_smalls_behind(lowered),
         tile=loaded.tile,
         maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
+        memory=TileMemory(plan, live_tile_bytes(lowered, prepared.schedules)),
         is_channels_last="channels_last" in lowered.passes,
         keeps_carries_on_host=plan.carries == "host",
         num_kept_tiles=plan.keep_tiles,
@@ -148,9 +233,19 @@ def build_executable(prepared: PreparedPlan) -> Executable:
     norms = tuple(
         call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed
     )
+    narrowed = find_narrowed(lowered.graph, part.order, program.smalls)
     is_whole = tuple(prepared.graph.outputs) == part.frontier and len(part.frontier) == 1
     return Executable(
-        plan, loaded, segment, trace.input_names, trace.output_spec, frozenset(resident), around, norms, is_whole
+        prepared,
+        loaded,
+        segment,
+        trace.input_names,
+        trace.output_spec,
+        frozenset(resident),
+        around,
+        norms,
+        narrowed,
+        is_whole,
     )
 
 

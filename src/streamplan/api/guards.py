@@ -26,14 +26,15 @@ def check_hooks(model: nn.Module, resident_modules: frozenset[str], streamed_mod
 
     Args:
         model: The model.
-        resident_modules: Paths of the layers that the resident part calls.
+        resident_modules: Paths of the layers that the resident part calls; what is inside them is run by them.
         streamed_modules: Paths of the modules that are streamed, and of those around them.
 
     Raises:
         HookError: A module that is streamed, or whose calls were traced into, carries a hook.
     """
+    inside = tuple(f"{path}." for path in resident_modules)
     for path, module in model.named_modules():
-        if path in resident_modules:
+        if path in resident_modules or path.startswith(inside):
             continue
         kinds = [kind for kind in _HOOKS if getattr(module, kind)]
         if kinds:

@@ -2,7 +2,8 @@
 
 It shares the model's parameters, buffers and submodules under their own names: its registries *are* the model's. So
 `state_dict`, `named_parameters`, `.to()`, optimisers and checkpoints see the plain model. The executables, one per call
-signature, are a cache: copies and pickles leave them behind and build them again when called.
+signature, and the traces they were made from are caches: copies and pickles leave them behind and build them again when
+called.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
 from streamplan.api.guards import check_call, check_hooks, in_eval_mode, settings_digest
+from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
+from streamplan.api.traces import TraceCache
+from streamplan.errors import NothingRecordedError
 from streamplan.images import Source, target_for
 from streamplan.options import Options
 from streamplan.planning import Plan, prepare_plan
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_device, default_dtype
 from streamplan.report import ProgressBar
+from streamplan.runtime.random_state import RandomState
 
 _MAX_EXECUTABLES = 32
 """Call signatures kept ready; the one not used for longest is dropped."""
@@ -40,7 +45,8 @@ class StreamedModule(nn.Module):
     """A model that computes its local part tile by tile, forward and backward.
 
     Made by `streamplan.compile`. Calls take what the plain model takes and return what it returns. An input of another
-    size is planned when it comes, with the options given to `compile`.
+    size is planned when it comes, with the options given to `compile`; the model is traced again only if what its code
+    does depends on the size.
     """
 
     is_streamed = True
@@ -65,6 +71,8 @@ class StreamedModule(nn.Module):
         self._progress = progress
         self._is_disabled = False
         self._executables: OrderedDict[str, Executable] = OrderedDict()
+        self._last_forward: tuple[Executable, RandomState] | None = None
+        self._traces = TraceCache()
         executable = self._build(arguments, device, plan)
         self._plan = executable.plan
         self._planned_key = self._key(arguments, device or default_device(model))
@@ -75,6 +83,11 @@ class StreamedModule(nn.Module):
     def plan(self) -> Plan:
         """The plan `compile` made."""
         return self._plan
+
+    @property
+    def _has_streamed_dropout(self) -> bool:
+        """Whether tiles drop elements or channels, in the mode (`train` or `eval`) the model is in."""
+        return bool(self._executable(self._current_arguments(), self._device()).draws)
 
     @property
     def source(self) -> str:
@@ -133,6 +146,7 @@ class StreamedModule(nn.Module):
         with torch.no_grad():
             return self._call(args, kwargs, out)
 
+    @torch.compiler.disable(reason="tiles are computed by a program of streamplan's own")  # type: ignore[untyped-decorator, no-untyped-call]
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None) -> Any:
         args, kwargs = bind_call(self._model, args, kwargs)
         if self._is_disabled:
@@ -143,14 +157,11 @@ class StreamedModule(nn.Module):
         executable = self._executable(CallArguments.of_tensors(args, kwargs), device)
         check_hooks(self._model, executable.resident_modules, executable.streamed_modules)
         bar = ProgressBar() if self._progress else None
-        try:
-            if out is not None:
-                executable.write(self._model, tensors, device, out, bar)
-                return out
-            return executable.run(self._model, tensors, device, bar)
-        finally:
-            if bar is not None:
-                bar.close()
+        if out is not None:
+            executable.write(self._model, tensors, device, out, bar)
+            return out
+        self._last_forward = executable, RandomState.current(device)
+        return executable.run(self._model, tensors, device, bar)
 
     def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The plain model's result, from whole tensors."""
@@ -168,6 +179,16 @@ class StreamedModule(nn.Module):
             x = x.detach().requires_grad_()
             x.register_hook(lambda gradient: source.add_gradient((), gradient))  # type: ignore[no-untyped-call]
         return x
+
+    def _reference(self, model: nn.Module | None = None) -> Reference:
+        """The plain model with the random numbers of the last forward pass; see `streamplan.testing.reference`."""
+        if self._last_forward is None:
+            raise NothingRecordedError(
+                "there is no forward pass whose random numbers could be used again",
+                why="a streamed module draws its random numbers when it is called",
+                do="call the streamed module first",
+            )
+        return Reference(model or self._model, *self._last_forward)
 
     def train(self, mode: bool = True) -> StreamedModule:
         """Set training mode, as the plain model does."""
@@ -197,7 +218,8 @@ class StreamedModule(nn.Module):
             setattr(model, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_executables": OrderedDict()}
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, "_executables": OrderedDict(), "_traces": TraceCache(), "_last_forward": None}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._model._save_to_state_dict(destination, prefix, keep_vars)
@@ -234,4 +256,6 @@ class StreamedModule(nn.Module):
         return self._executables[key]
 
     def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
-        return build_executable(prepare_plan(self._model, arguments, self._options, device, stored=stored))
+        traced = self._traces.traced(self._model, arguments, device)
+        prepared = prepare_plan(self._model, arguments, self._options, device, stored=stored, traced=traced)
+        return build_executable(prepared)

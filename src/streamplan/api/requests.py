@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from streamplan.errors import InputMismatchError, InputSizeError, ModelTypeError, OptionError
+from streamplan.frontend.leaves import is_compiled
 from streamplan.images import Source
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_dtype
@@ -25,7 +26,7 @@ def check_model(model: object) -> nn.Module:
     """The model, if it is one.
 
     Raises:
-        ModelTypeError: It is not an `nn.Module`.
+        ModelTypeError: It is not an `nn.Module`, or is one that cannot be taken apart.
     """
     if getattr(model, "is_streamed", False):
         raise ModelTypeError(
@@ -33,8 +34,14 @@ def check_model(model: object) -> nn.Module:
             why="a StreamedModule runs its model tile by tile; .plan is its plan",
             do="pass the plain model; plan_for(size) plans another image size",
         )
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) and not is_compiled(model):
         return model
+    if isinstance(model, nn.Module):
+        raise ModelTypeError(
+            "the model is compiled by torch.compile as a whole",
+            why="that made one program of it, which computes whole maps",
+            do="pass the plain model, and compile what stays resident: model.head = torch.compile(model.head)",
+        )
     is_class = isinstance(model, type) and issubclass(model, nn.Module)
     raise ModelTypeError(
         f"cannot stream {'the class ' if is_class else 'an object of type '}"

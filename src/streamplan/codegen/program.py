@@ -47,7 +47,9 @@ class Program:
     derived: tuple[str, ...]
     """Tensors that `derive` computes, by name."""
     smalls: tuple[str, ...]
-    """All small tensors that the tiles read: attributes, prologue values, derived tensors."""
+    """All small tensors that the tiles read: attributes, prologue values, derived tensors, random numbers."""
+    early: frozenset[str]
+    """Calls that `prologue` makes."""
     prologue_inputs: tuple[str, ...]
     """Model inputs that `prologue` takes."""
     prologue_values: tuple[str, ...]
@@ -97,9 +99,19 @@ def emit_program(
     sections.insert(0, _header(title, names, "".join(sections)))
     source = "\n\n".join(section.rstrip() + "\n" for section in sections)
     derived = tuple(name for fold in lowered.folds for name in (fold.weight_name, fold.bias_name))
-    base = tuple(name for name in (*attributes, *smalls) if name in _read_by_tiles(lowered))
+    read = _read_by_tiles(lowered)
+    base = tuple(name for name in (*attributes, *smalls) if name in read)
     return Program(
-        source, names, attributes, derived, (*base, *derived), prologue_inputs, prologue_values, smalls, head_inputs
+        source,
+        names,
+        attributes,
+        derived,
+        (*base, *derived, *lowered.draws),
+        early,
+        prologue_inputs,
+        prologue_values,
+        smalls,
+        head_inputs,
     )
 
 

@@ -14,7 +14,7 @@ from streamplan.analysis.carrying import Carrying
 from streamplan.analysis.regions import StreamedEdge
 from streamplan.geometry import IDENTITY, AffineWindow, AveragingWindow
 from streamplan.ir import Argument, AttributeRef, OpCall, ValueRef
-from streamplan.lowering import LoweredPart
+from streamplan.lowering import LoweredPart, find_draw
 
 _RESERVED = frozenset({"t", "w", "F", "torch", "self", "inf", "nan"})
 """Names the program uses itself."""
@@ -67,6 +67,8 @@ class TileWriter:
         self._pads_natively = "native_padding" in lowered.passes
         self._overwrites = lowered.inplace.get(call.name, "")
         self._carrying = carrying
+        found = find_draw(lowered.graph, call, lowered.facts.maps)
+        self._drawn = f'w["{found[0]}"]' if found else ""
         self._edges = {edge.source: edge for edge in part.edges if edge.reader == call.name}
 
     def value(self, argument: Argument) -> str:
@@ -101,6 +103,11 @@ class TileWriter:
     def overwrites(self) -> str:
         """Argument that the call may write its result over; "" if none."""
         return self._overwrites
+
+    @property
+    def drawn(self) -> str:
+        """The call's random numbers: `w["dropout.seed"]`; "" if it has none."""
+        return self._drawn
 
     def _window_text(self, source: str, fill: float, *more: str) -> str:
         parts = [identifier(source), f'"{self._call.name}"']

@@ -60,14 +60,18 @@ class AtenCall(NamedTuple):
 class AtenStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records aten calls on fake tensors.
 
+    Args:
+        keeps_calls: Whether to write them down, or only to count what they do.
+
     Attributes:
         calls: All calls, in order.
         flops: Floating-point operations since `begin`.
         written: Tensors written in place since `begin`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_calls: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._keeps_calls = keeps_calls
         self.calls: list[AtenCall] = []
         self.flops = 0
         self.written: list[torch.Tensor] = []
@@ -83,24 +87,35 @@ class AtenStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.namespace == "prim":  # reads of tensor metadata, such as the device
             return func(*args, **kwargs)
-        self.calls.append(AtenCall(str(func), describe((args, kwargs)), torch.is_grad_enabled()))
-        index = len(self.calls) - 1
+        if self._keeps_calls:
+            self.calls.append(AtenCall(str(func), describe((args, kwargs)), torch.is_grad_enabled()))
         out = func(*args, **kwargs)
         written = _written_tensors(func, args, kwargs)
-        for position, tensor in enumerate(written):
-            label(tensor, (index, f"write {position}"))
-        for position, tensor in enumerate(tensors_in(out)):
-            label(tensor, (index, position))
         self.written += written
+        if self._keeps_calls:
+            self._label(written, out)
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
             self.flops += int(formula(*args, **kwargs, out_val=out))
         return out
 
+    def _label(self, written: list[torch.Tensor], out: Any) -> None:
+        """Name what the last call wrote and made."""
+        index = len(self.calls) - 1
+        for position, tensor in enumerate(written):
+            label(tensor, (index, f"write {position}"))
+        for position, tensor in enumerate(tensors_in(out)):
+            label(tensor, (index, position))
+
 
 def label(tensor: torch.Tensor, name: Any) -> None:
     """Name a tensor as an operand of the calls to come."""
     setattr(tensor, _LABEL, name)
+
+
+def label_of(tensor: torch.Tensor) -> Any:
+    """The name a tensor has now; that of the fake tensor it stands for, if it is a proxy."""
+    return getattr(vars(tensor).get("fake", tensor), _LABEL, None)
 
 
 def label_all(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

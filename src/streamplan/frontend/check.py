@@ -19,7 +19,8 @@ from streamplan.errors import StreamPlanError, TraceMismatchError, TracingError
 from streamplan.frontend.aten_stream import AtenCall, AtenStream, describe, first_difference, label_all
 from streamplan.frontend.inputs import ExampleInputs
 from streamplan.frontend.locations import error_location, place
-from streamplan.frontend.patches import plain_checkpoint
+from streamplan.frontend.patches import layers_unseen, plain_checkpoint
+from streamplan.frontend.reads import ReadMode
 from streamplan.frontend.skeleton import Skeleton
 from streamplan.frontend.tracer import GraphTracer
 
@@ -36,6 +37,8 @@ class Result:
     """Structure of what it returned."""
     leaves: list[Any]
     """Descriptions of the returned values, comparable between runs."""
+    reads: list[tuple[Any, ...]]
+    """What its code asked of tensors."""
 
 
 def run_plainly(skeleton: Skeleton, inputs: ExampleInputs, fake_mode: FakeTensorMode) -> Result:
@@ -44,13 +47,13 @@ def run_plainly(skeleton: Skeleton, inputs: ExampleInputs, fake_mode: FakeTensor
     Raises:
         TracingError: It fails.
     """
-    stream = AtenStream()
+    stream, mode = AtenStream(), ReadMode()
     try:
-        with fake_mode, stream, plain_checkpoint():
+        with fake_mode, stream, plain_checkpoint(), layers_unseen(mode), mode:
             label_all(skeleton.tensors.items())
             args, kwargs = inputs.make(lambda name, fake: fake)
             values, spec = pytree.tree_flatten(skeleton.root(*args, **kwargs))
-            return Result(stream.calls, spec, [describe(value) for value in values])
+        return Result(stream.calls, spec, [describe(value) for value in values], mode.log.entries)
     except StreamPlanError:
         raise
     except Exception as error:

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
 from streamplan.ir import SourceLocation, TensorSpec
+
+if TYPE_CHECKING:
+    from streamplan.frontend.replay import Replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Trace:
     """Names of the placeholder nodes, all of them tensors, in the order of the model's arguments."""
     output_spec: pytree.TreeSpec
     """Structure of what the model returns; the output node holds the same leaves in plain containers."""
+    replay: Replay | None = None
+    """What the trace at another size can be had with; None if that takes another run of the model."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "facts", MappingProxyType(dict(self.facts)))

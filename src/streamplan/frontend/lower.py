@@ -18,6 +18,7 @@ from torch import fx, nn
 from streamplan.errors import RuleError
 from streamplan.frontend.canonical import Canonical, NoCanonicalFormError, canonicalize, multi_output_slices
 from streamplan.frontend.facts import Trace
+from streamplan.frontend.leaves import is_compiled
 from streamplan.frontend.locations import place
 from streamplan.frontend.module_spellings import spelling_of
 from streamplan.frontend.registered import (
@@ -29,6 +30,9 @@ from streamplan.frontend.registered import (
 )
 from streamplan.frontend.signatures import FUNCTIONS, METHODS, Signature
 from streamplan.ir import INPUT, AttributeRef, Graph, OpCall, TensorSpec, ValueRef, references
+
+_COMPILED = "what torch.compile makes of a module computes whole maps; stream the plain module"
+"""Remark on a module that is no longer one of torch's own or the user's."""
 
 
 def lower(trace: Trace) -> Graph:
@@ -102,7 +106,7 @@ class _Lowering:
         module = self._trace.skeleton.get_submodule(str(node.target))
         spelling = spelling_of(module)
         if spelling is None:
-            raise NoCanonicalFormError("")
+            raise NoCanonicalFormError(_COMPILED if is_compiled(module) else "")
         op, read = spelling
         arguments = read(module, str(node.target))
         for value in arguments.values():

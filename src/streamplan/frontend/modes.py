@@ -6,11 +6,29 @@ gradient switch is harmless where no gradient could flow anyway (`with torch.no_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Switch autocast off on all devices.
+
+    A graph is the same with and without it: what it does happens when the graph runs.
+    """
+    enabled = [device for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+    for device in enabled:
+        torch.set_autocast_enabled(device, False)
+    try:
+        yield
+    finally:
+        for device in enabled:
+            torch.set_autocast_enabled(device, True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,9 +118,9 @@ MODULES: dict[type[nn.Module], tuple[str, Reader]] = {
     **_pools("AvgPool", "avg_pool", _avg_pool),
     **_pools("AdaptiveAvgPool", "adaptive_avg_pool", _read("output_size")),
     **_pools("AdaptiveMaxPool", "adaptive_max_pool", _read("output_size", "return_indices")),
-    **dict.fromkeys(
-        [*_per_axes("Dropout"), nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout], ("dropout", _dropout)
-    ),
+    nn.Dropout: ("dropout", _dropout),
+    **dict.fromkeys(_per_axes("Dropout"), ("feature_dropout", _dropout)),
+    **dict.fromkeys([nn.AlphaDropout, nn.FeatureAlphaDropout], ("alpha_dropout", _dropout)),
     **dict.fromkeys([*_per_axes("ZeroPad"), *_per_axes("ConstantPad")], ("pad", _pad("constant"))),
     **dict.fromkeys(_per_axes("ReflectionPad"), ("pad", _pad("reflect"))),
     **dict.fromkeys(_per_axes("ReplicationPad"), ("pad", _pad("replicate"))),

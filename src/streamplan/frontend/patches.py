@@ -28,9 +28,11 @@ from torch import nn
 from torch.fx import _symbolic_trace as fx_trace
 
 from streamplan.frontend.fake_proxy import contains_proxy
+from streamplan.frontend.leaves import is_torch_leaf
 from streamplan.frontend.registered import registered_functions_patched
 
 if TYPE_CHECKING:
+    from streamplan.frontend.reads import ReadMode
     from streamplan.frontend.tracer import GraphTracer
 
 _APPLY = torch.autograd.Function.__dict__["apply"]
@@ -85,11 +87,27 @@ def tracing_patches(tracer: GraphTracer) -> Iterator[None]:
 
 
 @contextmanager
+def layers_unseen(mode: ReadMode) -> Iterator[None]:
+    """Keep what torch's own layers do inside out of a log of reads."""
+    original, thread = nn.Module.__call__, threading.get_ident()
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread or not is_torch_leaf(module):
+            return original(module, *args, **kwargs)
+        with mode.suspended():
+            return original(module, *args, **kwargs)
+
+    with _set_attribute(nn.Module, "__call__", call):
+        yield
+
+
+@contextmanager
 def steady_execution() -> Iterator[None]:
     """Let the same call always do the same, and an error be reported once.
 
     A TorchScript function optimises itself from call to call, so that two runs would differ, and no tracer sees what
-    it does; the Python function it was made from is called instead. Fake tensors log errors that are raised, with their
+    it does; the Python function it was made from is called instead. What `torch.compile` made runs as the Python it was
+    made from, in all threads: nothing is compiled for fake tensors. Fake tensors log errors that are raised, with their
     place, all the same.
     """
     script_call = torch.jit.ScriptFunction.__call__
@@ -105,7 +123,7 @@ def steady_execution() -> Iterator[None]:
     disabled = logger.disabled
     logger.disabled = True
     try:
-        with _set_attribute(torch.jit.ScriptFunction, "__call__", call):
+        with _set_attribute(torch.jit.ScriptFunction, "__call__", call), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         logger.disabled = disabled

@@ -165,7 +165,9 @@ def _canonical(name: str) -> str:
         "float": "to", "half": "to", "double": "to", "bfloat16": "to", "reshape": "view", "flatten": "view",
         "unflatten": "view", "squeeze": "view", "unsqueeze": "view", "expand_as": "expand", "broadcast_to": "expand",
     }  # fmt: skip
-    return "dropout" if "dropout" in name else special.get(name, name)
+    if "dropout" in name:
+        return "alpha_dropout" if "alpha" in name else name if name == "dropout" else "feature_dropout"
+    return special.get(name, name)
 
 
 def _named_signatures() -> Iterator[tuple[str, Signature]]:

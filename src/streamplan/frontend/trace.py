@@ -25,14 +25,17 @@ from torch.utils import _pytree as pytree
 from streamplan.errors import ModelTypeError, StreamPlanError, TracingError
 from streamplan.frontend.aten_stream import AtenStream, describe, label_all
 from streamplan.frontend.check import Result, check_trace, run_plainly
+from streamplan.frontend.factories import free_factories
 from streamplan.frontend.facts import Trace
 from streamplan.frontend.fake_proxy import FakeProxy
 from streamplan.frontend.inplace import drop_unused_reads, functionalize
 from streamplan.frontend.inputs import ExampleInputs
-from streamplan.frontend.leaves import is_torch_leaf
+from streamplan.frontend.leaves import is_compiled, is_torch_leaf
 from streamplan.frontend.locations import error_location, place
+from streamplan.frontend.modes import no_autocast
 from streamplan.frontend.patches import steady_execution
 from streamplan.frontend.registered import is_registered_leaf
+from streamplan.frontend.replay import make_replayable
 from streamplan.frontend.skeleton import Skeleton, copy_skeleton, make_skeleton
 from streamplan.frontend.tracer import GraphTracer
 
@@ -53,7 +56,8 @@ def trace_model(
         args: Positional arguments of `forward`: a `TensorSpec` for each tensor, constants, or nested tuples, lists and
             dicts of them. Arguments not given keep their defaults.
         kwargs: Keyword arguments, likewise.
-        is_leaf: Further modules to keep as one node, besides torch's own layers and those with a registered rule.
+        is_leaf: Further modules to keep as one node, besides torch's own layers, those with a registered rule, and what
+            `torch.compile` made.
         device: Device to trace for; None takes the model's own, cpu for a model on meta.
         check: Whether to compare the graph with a plain run.
 
@@ -69,15 +73,22 @@ def trace_model(
         raise ModelTypeError(f"a model must be an nn.Module, not {type(model).__name__}")
     target = _checked_device(device)
     fake_mode = FakeTensorMode()
-    with torch.inference_mode(False), torch.enable_grad(), steady_execution():
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast(), steady_execution():
         skeleton = make_skeleton(model, fake_mode, target)
         inputs = ExampleInputs(model, args, kwargs or {}, target or _device_of(skeleton))
         plain_skeleton = copy_skeleton(skeleton) if check else None
         tracer = GraphTracer(skeleton, AtenStream(), _leaf_rule(is_leaf))
         traced = _run_tracer(tracer, skeleton, inputs, fake_mode)
-        if plain_skeleton is not None:
-            check_trace(tracer, traced, run_plainly(plain_skeleton, inputs, fake_mode))
-    return _finish(tracer, skeleton, traced.spec)
+        if plain_skeleton is None:
+            tracer.reads.give_up()
+        else:
+            plain = run_plainly(plain_skeleton, inputs, fake_mode)
+            check_trace(tracer, traced, plain)
+            if plain.reads != traced.reads:  # harmless at this size; at another the plain run may know better
+                tracer.reads.give_up()
+        trace = _finish(tracer, skeleton, traced.spec)
+        records, device = tracer.nodes.records, target or _device_of(skeleton)
+        return make_replayable(trace, records, tracer.reads, fake_mode, device)
 
 
 def _checked_device(device: torch.device | str | None) -> torch.device | None:
@@ -94,7 +105,7 @@ def _checked_device(device: torch.device | str | None) -> torch.device | None:
 
 
 def _leaf_rule(is_leaf: Callable[[nn.Module], bool] | None) -> Callable[[nn.Module], bool]:
-    tests = (is_torch_leaf, is_registered_leaf, *(() if is_leaf is None else (is_leaf,)))
+    tests = (is_torch_leaf, is_compiled, is_registered_leaf, *(() if is_leaf is None else (is_leaf,)))
     return lambda module: any(test(module) for test in tests)
 
 
@@ -113,7 +124,7 @@ def _run_tracer(tracer: GraphTracer, skeleton: Skeleton, inputs: ExampleInputs, 
             tracer.add_output(out)
             _check_buffers(skeleton.root)
             leaves = [describe(value.fake if isinstance(value, FakeProxy) else value) for value in values]
-            return Result(tracer.stream.calls, spec, leaves)
+            return Result(tracer.stream.calls, spec, leaves, tracer.reads.entries)
     except StreamPlanError:
         raise
     except Exception as error:
@@ -141,6 +152,7 @@ def _check_buffers(root: nn.Module) -> None:
 
 def _finish(tracer: GraphTracer, skeleton: Skeleton, spec: pytree.TreeSpec) -> Trace:
     functionalize(tracer.nodes.graph, tracer.nodes.records)
+    free_factories(tracer.nodes.graph, tracer.nodes.records)
     drop_unused_reads(tracer.nodes.graph, set(tracer.module_outputs.values()))
     tracer.nodes.graph.lint()
     return Trace(

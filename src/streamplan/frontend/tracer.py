@@ -26,12 +26,13 @@ from streamplan.errors import TracingError
 from streamplan.frontend.arguments import lower_argument, plain_containers, rebuild
 from streamplan.frontend.aten_stream import AtenStream
 from streamplan.frontend.facts import tensors_in
-from streamplan.frontend.fake_proxy import OPERATORS, FakeProxy, TracingMode, proxies_in
+from streamplan.frontend.fake_proxy import OPERATORS, FakeProxy, TracingMode, contains_proxy, proxies_in
 from streamplan.frontend.leaves import plain_class
 from streamplan.frontend.locations import place, user_location
 from streamplan.frontend.modes import AmbientModes
 from streamplan.frontend.node_table import NodeTable
 from streamplan.frontend.patches import tracing_patches
+from streamplan.frontend.reads import Guard, ReadLog
 from streamplan.frontend.skeleton import Skeleton
 from streamplan.frontend.tensor_uses import (
     METADATA_METHODS,
@@ -57,6 +58,7 @@ class GraphTracer:
         self.nodes = NodeTable()
         self.module_outputs: dict[str, str] = {}
         self.shape_reads: dict[SourceLocation, None] = {}
+        self.reads = ReadLog()
         self.executing = False
         self._active = False
         self.root = skeleton.root
@@ -107,6 +109,11 @@ class GraphTracer:
         """A torch function, method or property of a tensor is used."""
         if self.executing:
             return func(*args, **kwargs)
+        answer = self._use(func, args, kwargs)
+        self.reads.add_entry(func, tensors_in([args, kwargs]), answer)
+        return answer
+
+    def _use(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
         if name == "__get__":
             name = property_name(func)
@@ -191,6 +198,8 @@ class GraphTracer:
             written = self.nodes.known_extents(self.stream.written, kind)
             if not written and not tensors_in(value):
                 self.nodes.note_span(first_call, None)
+                if contains_proxy((args, kwargs)):
+                    self.reads.add_guard(Guard(kind, target, node_args, node_kwargs, value))
                 return value
             node = self.nodes.graph.create_node(kind, target, node_args, node_kwargs)
             self.nodes.note_span(first_call, node)
@@ -207,6 +216,9 @@ class GraphTracer:
         self.executing = True
         try:
             yield
+        except BaseException:
+            self.reads.give_up()  # the model may catch it, and at another size it might not be raised
+            raise
         finally:
             self.executing = before
 
@@ -258,6 +270,7 @@ class GraphTracer:
             value = getattr(tensor, name)
             if name in METADATA_METHODS:
                 value = value(*args[1:], **kwargs)
+            self.reads.add_metadata(name, args, kwargs, value, self._skeleton.tensor_paths)
             is_activation = isinstance(args[0], FakeProxy) and self.nodes.records[args[0].node].is_activation
             if is_activation and reads_spatial_size(name, args[1:], kwargs, tensor.dim()):
                 location = self._location()

@@ -48,6 +48,14 @@ class AffineWindow:
         stop = ((out.stop - 1) * self.num + self.last) // self.den + 1
         return Interval(start, stop)
 
+    def reach(self, available: int) -> int:
+        """The largest stop of outputs that read no input from position `available` on; not clamped.
+
+        >>> AffineWindow.sliding(kernel=3, stride=2, padding=1).reach(6)
+        3
+        """
+        return (available * self.den - 1 - self.last) // self.num + 1
+
 
 IDENTITY = AffineWindow(1, 1, 0, 0)
 """Output `o` reads input `o`: pointwise operations and joins."""
@@ -65,9 +73,14 @@ class AveragingWindow:
     include_padding: bool
     """Whether zeros of the padding count in the divisor (`count_include_pad`)."""
 
+    @property
+    def window(self) -> AffineWindow:
+        """What it reads, whatever it divides by."""
+        return AffineWindow.sliding(kernel=self.kernel, stride=self.stride, padding=self.padding)
+
     def pull(self, out: Interval) -> Interval:
         """Input positions that a non-empty `out` reads, not clamped."""
-        return AffineWindow.sliding(kernel=self.kernel, stride=self.stride, padding=self.padding).pull(out)
+        return self.window.pull(out)
 
     def counts(self, out: Interval) -> tuple[int, ...]:
         """Number of positions that each output divides by, along this axis alone.

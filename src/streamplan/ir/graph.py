@@ -101,12 +101,12 @@ class OpCall:
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the values it reads, in argument order, each once."""
         return tuple(dict.fromkeys(r.name for r in references(self.arguments) if isinstance(r, ValueRef)))
 
-    @property
+    @cached_property
     def attributes(self) -> tuple[str, ...]:
         """Paths of the model attributes it reads, in argument order, each once."""
         return tuple(dict.fromkeys(r.path for r in references(self.arguments) if isinstance(r, AttributeRef)))

@@ -9,9 +9,10 @@ from streamplan.analysis.cuts import Cut
 from streamplan.analysis.locality import LocalityFacts, classify_locality
 from streamplan.analysis.regions import StreamedPart, streamed_part
 from streamplan.ir import Graph
+from streamplan.lowering.draws import find_draw
 from streamplan.lowering.folding import FoldedNorm, find_folds, fold_batch_norms
 from streamplan.lowering.inplace import find_inplace
-from streamplan.rules import user_rule_identity
+from streamplan.rules import Draw, user_rule_identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,8 @@ class LoweredPart:
     """Norms folded into convolutions."""
     inplace: Mapping[str, str]
     """Operand that a call overwrites, by call name."""
+    draws: Mapping[str, Draw]
+    """Random numbers that tiles share, by the name of the small tensor that holds them, in the order of the calls."""
 
 
 def lower_part(graph: Graph, facts: LocalityFacts, cut: Cut, passes: tuple[str, ...]) -> LoweredPart:
@@ -51,4 +54,5 @@ def lower_part(graph: Graph, facts: LocalityFacts, cut: Cut, passes: tuple[str, 
     if any(user_rule_identity(graph[name].op) for name in part.order):  # a user's function may count on contiguous maps
         passes = tuple(name for name in passes if name != "channels_last")
     inplace = find_inplace(graph, part) if "inplace" in passes else {}
-    return LoweredPart(graph, facts, part, passes, folds, inplace)
+    draws = dict(found for name in part.order if (found := find_draw(graph, graph[name], facts.maps)))
+    return LoweredPart(graph, facts, part, passes, folds, inplace, draws)

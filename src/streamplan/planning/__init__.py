@@ -1,7 +1,7 @@
 """From a model and sizes to a plan: plain data that says what is streamed, in which tiles, at what cost."""
 
 from streamplan.planning.build import PreparedPlan, build_plan, prepare_plan
-from streamplan.planning.model import TracedModel, trace_and_lower
+from streamplan.planning.model import TracedModel, resize, trace_and_lower
 from streamplan.planning.plan import Barrier, CutCandidate, InputPlan, Plan
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "TracedModel",
     "build_plan",
     "prepare_plan",
+    "resize",
     "trace_and_lower",
 ]

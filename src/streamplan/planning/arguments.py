@@ -48,6 +48,10 @@ class CallArguments:
         """The same call with floating-point tensors of another dtype."""
         return CallArguments(_retyped(self.args, dtype), _retyped(dict(self.kwargs), dtype))
 
+    def without_sizes(self) -> CallArguments:
+        """The same call with tensors of their rank and dtype alone."""
+        return CallArguments(_sizeless(self.args), _sizeless(dict(self.kwargs)))
+
     @classmethod
     def of_tensors(cls, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> CallArguments:
         """From real arguments."""
@@ -136,6 +140,16 @@ def _retyped(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, dict):
         return {key: _retyped(item, dtype) for key, item in value.items()}
     return type(value)(_retyped(item, dtype) for item in value) if type(value) in (tuple, list) else value
+
+
+def _sizeless(value: Any) -> Any:
+    if isinstance(value, TensorSpec):
+        return TensorSpec((0,) * len(value.shape), value.dtype)
+    if isinstance(value, dict):
+        return {key: _sizeless(item) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map(_sizeless, value))
+    return type(value), value  # 1, 1.0 and True are equal, and not the same to a model
 
 
 def _spec(value: Any) -> Any:

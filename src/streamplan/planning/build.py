@@ -20,7 +20,7 @@ from streamplan.analysis.clusters import Clusters, find_clusters
 from streamplan.analysis.cuts import Cut, cut_at, enumerate_cuts
 from streamplan.analysis.flush import count_flush_steps
 from streamplan.analysis.locality import LocalityFacts, classify_locality, freeze_batch_norms
-from streamplan.analysis.regions import StreamedPart, receptive_field, streamed_part
+from streamplan.analysis.regions import StreamedPart, receptive_fields, streamed_part
 from streamplan.analysis.schedule import (
     AxisSchedule,
     InfeasibleTileError,
@@ -78,6 +78,7 @@ def prepare_plan(
     device: torch.device | None = None,
     *,
     stored: Plan | None = None,
+    traced: TracedModel | None = None,
 ) -> PreparedPlan:
     """Plan a model for one call.
 
@@ -87,13 +88,14 @@ def prepare_plan(
         options: What the user asked for.
         device: Device to plan for; None takes the model's.
         stored: A plan to follow: its cut and boundaries are taken as they are.
+        traced: The model, traced for this very call; None traces it.
 
     Raises:
         ModelTypeError, TracingError: The model cannot be traced.
         NothingToStreamError, TrainingBatchNormError, CutError, TileSizeError: See there.
         PlanMismatchError: `stored` was made for another graph.
     """
-    traced = trace_and_lower(model, arguments, device)
+    traced = traced or trace_and_lower(model, arguments, device)
     if stored is not None and stored.fingerprint != traced.fingerprint:
         raise PlanMismatchError(
             f"the plan was made for another model or state of it ({stored.model})",
@@ -111,11 +113,8 @@ def prepare_plan(
     is_reused = options.halo != "recompute"
     smallest = tuple(1 if is_reused else smallest_tile_size(part, axis) for axis in range(part.num_axes))
     tile_size = stored.tile_size if stored else _resolve_tile_size(options.tile_size, part, smallest)
-    if stored is not None:
-        boundaries = _stored_boundaries(stored, part, is_reused=is_reused)
-    else:
-        boundaries = _advance(lowered, tile_size) if is_reused else _divide(part, tile_size, smallest)
-    schedules, carrying = _schedule(lowered.graph, part, boundaries, is_reused=is_reused)
+    schedules = _schedule(lowered, tile_size, smallest, stored, is_reused=is_reused)
+    carrying = find_carrying(part, _clusters(lowered.graph, part), schedules) if is_reused else None
     plan = Plan(
         model=traced.name,
         fingerprint=traced.fingerprint,
@@ -133,7 +132,7 @@ def prepare_plan(
         cut=cut.frontier,
         cuts=_candidates(graph, facts, cuts, cut),
         barriers=find_barriers(graph, facts),
-        boundaries=boundaries,
+        boundaries=tuple(schedule.boundaries for schedule in schedules),
         costs=count_costs(graph, cut.streamed, lowered, schedules),
         shape_reads=tuple(str(location) for location in traced.trace.shape_reads),
         changed_attributes=traced.changed_attributes,
@@ -160,39 +159,48 @@ def _resolve_tile_size(
 
 
 def _schedule(
-    graph: Graph, part: StreamedPart, boundaries: tuple[tuple[int, ...], ...], *, is_reused: bool
-) -> tuple[tuple[AxisSchedule, ...], Carrying | None]:
-    """The steps along every axis, and what they carry."""
+    lowered: LoweredPart, tile_size: tuple[int, ...], smallest: tuple[int, ...], stored: Plan | None, *, is_reused: bool
+) -> tuple[AxisSchedule, ...]:
+    """The steps along every axis."""
+    part = lowered.part
+    if stored is None and is_reused:
+        return _advance(lowered, tile_size)
+    if stored is None:
+        boundaries = _divide(part, tile_size, smallest)
+    else:
+        boundaries = _stored_boundaries(stored, part, is_reused=is_reused)
     if not is_reused:
-        return tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries)), None
-    clusters = _clusters(graph, part)
-    schedules = tuple(schedule_carried_axis(part, clusters, axis, stops) for axis, stops in enumerate(boundaries))
-    return schedules, find_carrying(part, clusters, schedules)
+        return tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries))
+    clusters = _clusters(lowered.graph, part)
+    return tuple(schedule_carried_axis(part, clusters, axis, stops) for axis, stops in enumerate(boundaries))
 
 
 def _clusters(graph: Graph, part: StreamedPart) -> Clusters:
     return find_clusters(part, frozenset(name for name in part.order if graph[name].flops == 0))
 
 
-def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Boundaries in samples of the first input map, in steps as even as can be of at most the tile size.
+def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[AxisSchedule, ...]:
+    """Steps as even as can be of at most the tile size, in samples of the first input map.
 
     What is left when the image has ended is computed in steps of its own if the last step would be much the largest.
     """
     part = lowered.part
     clusters = _clusters(lowered.graph, part)
-    boundaries = []
+    schedules = []
     for axis, (extent, size) in enumerate(zip(part.extents[part.input_maps[0]], tile_size, strict=True)):
         count = -(-extent // size)
         stops = tuple(index * extent // count for index in range(count + 1))
+        plain = schedule_carried_axis(part, clusters, axis, stops)
         num_more = count_flush_steps(part, clusters, axis, stops) if count > 1 else 0
-        spread = stops + (extent,) * num_more
-        plain_peak, spread_peak = (_peak_bytes(lowered, clusters, axis, way) for way in (stops, spread))
-        boundaries.append(spread if spread_peak < _WORTH_SPREADING * plain_peak else stops)
-    return tuple(boundaries)
+        if num_more:
+            spread = schedule_carried_axis(part, clusters, axis, stops + (extent,) * num_more)
+            is_worth = _peak_bytes(lowered, axis, spread) < _WORTH_SPREADING * _peak_bytes(lowered, axis, plain)
+            plain = spread if is_worth else plain
+        schedules.append(plain)
+    return tuple(schedules)
 
 
-def _peak_bytes(lowered: LoweredPart, clusters: Clusters, axis: int, boundaries: tuple[int, ...]) -> float:
+def _peak_bytes(lowered: LoweredPart, axis: int, schedule: AxisSchedule) -> float:
     """Activation bytes of the largest step along one axis."""
     part = lowered.part
     weights = {
@@ -200,8 +208,7 @@ def _peak_bytes(lowered: LoweredPart, clusters: Clusters, axis: int, boundaries:
         for name in part.order
         if name not in lowered.inplace
     }
-    steps = schedule_carried_axis(part, clusters, axis, boundaries).steps
-    return max(sum(step.regions[name].size * weight for name, weight in weights.items()) for step in steps)
+    return max(sum(step.regions[name].size * weight for name, weight in weights.items()) for step in schedule.steps)
 
 
 def _stored_boundaries(stored: Plan, part: StreamedPart, *, is_reused: bool) -> tuple[tuple[int, ...], ...]:
@@ -280,18 +287,21 @@ def _max_step(part: StreamedPart, name: str, axis: int, schedule: AxisSchedule) 
 
 def _candidates(graph: Graph, facts: LocalityFacts, cuts: tuple[Cut, ...], chosen: Cut) -> tuple[CutCandidate, ...]:
     known: Mapping[tuple[str, ...], Cut] = {cut.frontier: cut for cut in (*cuts, chosen)}
-    return tuple(_candidate(graph, facts, cut) for cut in known.values())
+    streamed: frozenset[str] = frozenset().union(*(cut.streamed for cut in known.values()))
+    part = streamed_part(graph, facts, streamed, chosen.frontier)
+    names = {name for frontier in known for name in frontier}
+    fields = [receptive_fields(part, axis, names) for axis in range(part.num_axes)]
+    return tuple(_candidate(graph, cut, fields) for cut in known.values())
 
 
-def _candidate(graph: Graph, facts: LocalityFacts, cut: Cut) -> CutCandidate:
-    part = streamed_part(graph, facts, cut.streamed, cut.frontier)
+def _candidate(graph: Graph, cut: Cut, fields: list[dict[str, int]]) -> CutCandidate:
     specs = [graph[name].output for name in cut.frontier]
     flops, activation_bytes = streamed_totals(graph, cut.streamed)
     return CutCandidate(
         values=cut.frontier,
         module_path=graph[cut.frontier[-1]].module_path,
         shapes=tuple(spec.shape for spec in specs if spec is not None),
-        receptive_field=tuple(receptive_field(part, axis) for axis in range(part.num_axes)),
+        receptive_field=tuple(max(along[name] for name in cut.frontier) for along in fields),
         cut_bytes=sum(spec.num_bytes for spec in specs if spec is not None),
         streamed_flops=flops,
         streamed_activation_bytes=activation_bytes,

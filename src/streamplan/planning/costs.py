@@ -32,7 +32,7 @@ def count_costs(
     streamed_flops, streamed_bytes = streamed_totals(graph, streamed)
     computed = sum(round(lowered.graph[name].flops * _computed_share(part, schedules, name)) for name in part.order)
     tile_bytes = sum(
-        round(lowered.graph[name].activation_bytes * _largest_share(part, schedules, name))
+        round(lowered.graph[name].activation_bytes * largest_share(part, schedules, name))
         for name in part.order
         if name not in lowered.inplace
     )
@@ -96,7 +96,7 @@ def _computed_share(part: StreamedPart, schedules: tuple[AxisSchedule, ...], nam
     return math.prod(schedule.computed(name) / extent for schedule, extent in pairs)
 
 
-def _largest_share(part: StreamedPart, schedules: tuple[AxisSchedule, ...], name: str) -> float:
+def largest_share(part: StreamedPart, schedules: tuple[AxisSchedule, ...], name: str) -> float:
     """Positions of a value in the tile that has the most of it, over its positions."""
     pairs = zip(schedules, part.extents[name], strict=True)
     return math.prod(max(step.regions[name].size for step in schedule.steps) / extent for schedule, extent in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import nn
 
 from streamplan.frontend.facts import Trace
 from streamplan.frontend.lower import lower
+from streamplan.frontend.model_state import ModelState, model_state
+from streamplan.frontend.replay import replay_trace
 from streamplan.frontend.trace import trace_model
 from streamplan.ir import Graph
 from streamplan.planning.arguments import CallArguments
@@ -31,6 +34,10 @@ class TracedModel:
     """The call that was traced."""
     changed_attributes: tuple[str, ...]
     """Plain attributes of modules, by path, that `forward` set to another value; the program does not set them."""
+    device: torch.device | None
+    """Device it was traced for; None for the model's own."""
+    state: ModelState
+    """State of the model when it was traced."""
 
     @property
     def fingerprint(self) -> str:
@@ -52,7 +59,24 @@ def trace_and_lower(model: nn.Module, arguments: CallArguments, device: torch.de
     """
     trace = trace_model(model, arguments.args, arguments.kwargs, device=device)
     changed = tuple(_changed_attributes(model, trace.skeleton))
-    return TracedModel(type(model).__name__, trace, lower(trace), arguments, changed)
+    return TracedModel(type(model).__name__, trace, lower(trace), arguments, changed, device, model_state(model))
+
+
+def resize(
+    traced: TracedModel, model: nn.Module, arguments: CallArguments, device: torch.device | None = None
+) -> TracedModel | None:
+    """What `trace_and_lower` would give, without running the model's code; None if that takes another trace.
+
+    It does where the code depends on the sizes in any way, where it changes attributes of the model, where the model is
+    not as it was, and where the call differs in more than sizes.
+    """
+    is_same_call = device == traced.device and arguments.without_sizes() == traced.arguments.without_sizes()
+    if not is_same_call or traced.changed_attributes or model_state(model) != traced.state:
+        return None
+    trace = replay_trace(traced.trace, tuple(arguments.specs()))
+    if trace is None:
+        return None
+    return dataclasses.replace(traced, trace=trace, graph=lower(trace), arguments=arguments)
 
 
 def _changed_attributes(model: nn.Module, skeleton: nn.Module) -> Iterator[str]:

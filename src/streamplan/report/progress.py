@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
+from rich.control import Control
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import ControlType
 
 
 class ProgressBar:
-    """Shows one bar per phase of a pass on standard error; gone when the phase is done."""
+    """Shows one bar per phase of a pass on standard error, where that is a terminal; gone when the phase is done.
+
+    A bar of somebody else (tqdm's, a trainer's) may stand in the line where the cursor is. The bar takes the whole line
+    for the time of its phase and leaves it empty, so that the other one appears again when it is next drawn.
+    """
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -16,8 +24,13 @@ class ProgressBar:
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Tiles done so far; the first call of a phase starts its bar, the last ends it."""
         if self._progress is None:
+            console = Console(stderr=True)
+            if not (console.is_interactive or console.is_jupyter):
+                return
+            console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            # What is printed meanwhile goes above the bar, unless standard output is not the terminal the bar is on.
+            self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
             self._task = self._progress.add_task(f"{phase} tiles", total=total)
             self._progress.start()
         assert self._task is not None

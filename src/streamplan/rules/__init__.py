@@ -3,6 +3,7 @@
 from streamplan.rules import (
     channels,
     convolution,
+    dropout,
     indexing,
     normalization,
     padding,
@@ -12,13 +13,14 @@ from streamplan.rules import (
     reshaping,
     resizing,
 )
-from streamplan.rules.base import CodeWriter, Locality, MapSpec, Rule, RuleContext, Verdict
+from streamplan.rules.base import CodeWriter, Draw, Locality, MapSpec, Rule, RuleContext, Verdict
 from streamplan.rules.local import LocalRule
 from streamplan.rules.reasons import REASONS
 from streamplan.rules.registry import register, registered_ops, rule_for, user_rule_identity
 
 FAMILIES = (
-    convolution, pooling, pointwise, channels, repetition, normalization, padding, resizing, indexing, reshaping
+    convolution, pooling, pointwise, dropout, channels, repetition, normalization, padding, resizing, indexing,
+    reshaping,
 )  # fmt: skip
 """The modules whose import registers the rules."""
 
@@ -26,6 +28,7 @@ __all__ = [
     "FAMILIES",
     "REASONS",
     "CodeWriter",
+    "Draw",
     "LocalRule",
     "Locality",
     "MapSpec",

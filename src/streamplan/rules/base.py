@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -115,6 +115,18 @@ class RuleContext:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Random numbers of one call: drawn once per forward pass, the same for all tiles and their recomputation."""
+
+    kind: Literal["seed", "mask"]
+    """A seed, from which every position makes its own number; or a mask, of shape (batch, channels, 1, ...)."""
+    output: TensorSpec
+    """Full-size result of the call."""
+    p: float
+    """Probability of a zero."""
+
+
 class CodeWriter(Protocol):
     """What a rule may write into the program."""
 
@@ -136,6 +148,11 @@ class CodeWriter(Protocol):
     @property
     def overwrites(self) -> str:
         """Argument that the call may write its result over; "" if none."""
+        ...
+
+    @property
+    def drawn(self) -> str:
+        """The random tensor that the rule's `draw` asks for; "" if it asks for none."""
         ...
 
     def step(self, helper: str, *arguments: str) -> str:
@@ -168,6 +185,10 @@ class Rule(ABC):
     def axis_maps(self, ctx: RuleContext, name: str) -> tuple[AxisMap, ...]:
         """What a local call reads of map `name`, one axis map per image axis."""
         return (IDENTITY,) * ctx.num_axes
+
+    def draw(self, ctx: RuleContext) -> Draw | None:
+        """The random numbers that a local call needs, if any."""
+        return None
 
     @abstractmethod
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:

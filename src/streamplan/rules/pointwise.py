@@ -95,9 +95,9 @@ def _operand(argument: object, ctx: RuleContext, code: CodeWriter) -> str:
 
 
 class Identity(Rule):
-    """Operations that return their input: Identity, eval-mode dropout, contiguous, clone."""
+    """Operations that return their input: Identity, contiguous, clone."""
 
-    summary = "returns its input; Dropout and DropPath in eval mode"
+    summary = "returns its input; DropPath in eval mode"
 
     def classify(self, ctx: RuleContext) -> Verdict:
         """Pointwise."""
@@ -107,24 +107,6 @@ class Identity(Rule):
         """The value itself, or its detached alias."""
         source = code.window(map_reference(ctx.call.arguments["input"]))
         return f"{source}.detach()" if ctx.call.op == "detach" else source
-
-
-class Dropout(Rule):
-    """Dropout: the identity in eval mode, random in training mode."""
-
-    summary = "eval mode; in training mode it is refused"
-
-    def classify(self, ctx: RuleContext) -> Verdict:
-        """Pointwise in eval mode or with p=0."""
-        if ctx.call.arguments["training"] and ctx.call.arguments["p"] > 0:
-            return Verdict(
-                Locality.GLOBAL, "in training mode it draws one random mask for the whole map, which tiles do not share"
-            )
-        return POINTWISE
-
-    def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
-        """The value itself."""
-        return code.window(map_reference(ctx.call.arguments["input"]))
 
 
 class Cast(Rule):
@@ -144,5 +126,4 @@ class Cast(Rule):
 
 register((*UNARY_FUNCTIONS, *INFIX, *BINARY_FUNCTIONS), Elementwise())
 register(("identity", "detach"), Identity())
-register("dropout", Dropout())
 register("to", Cast())

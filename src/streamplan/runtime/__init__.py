@@ -1,7 +1,18 @@
 """Running a streamed segment: the tile handed to the program, the tile loop, and its autograd function."""
 
+from streamplan.runtime.progress import OnTile, Progress
 from streamplan.runtime.segment import Segment
+from streamplan.runtime.shortage import DeviceOutOfMemoryError, reporting_shortage
 from streamplan.runtime.streaming import stream_segment, write_segment
 from streamplan.runtime.tile import Tile
 
-__all__ = ["Segment", "Tile", "stream_segment", "write_segment"]
+__all__ = [
+    "DeviceOutOfMemoryError",
+    "OnTile",
+    "Progress",
+    "Segment",
+    "Tile",
+    "reporting_shortage",
+    "stream_segment",
+    "write_segment",
+]

@@ -14,22 +14,24 @@ Carried samples exist with the carried-halo policy only; with recomputed halos t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from streamplan.images import Source
-from streamplan.runtime.reading import Index, RegionReader
+from streamplan.runtime.arena import Arena
+from streamplan.runtime.fetching import HostWriter
+from streamplan.runtime.progress import Progress
+from streamplan.runtime.reading import RegionReader
+from streamplan.runtime.running import Index, Received, TileRun, run_tile
+from streamplan.runtime.seeds import BlockFlags, Seeds
 from streamplan.runtime.segment import Segment
-from streamplan.runtime.tile import CarryKey, Tile
+from streamplan.runtime.tile import CarryKey
 
-Report = Callable[[int], None]
-"""Called with the number of tiles done."""
-Received = dict[CarryKey, Tensor]
-"""Carried samples one tile receives."""
 NOWHERE_ELSE: Mapping[str, Source] = MappingProxyType({})
 """Cut values are returned as tensors."""
 
@@ -40,12 +42,13 @@ class Carries:
 
     by_tile: dict[Index, Received] = field(default_factory=dict)
 
-    def leave(self, segment: Segment, index: Index, handed: Mapping[CarryKey, Tensor]) -> None:
-        """Keep what the tile at `index` hands on."""
+    def leave(self, segment: Segment, index: Index, handed: Mapping[CarryKey, Tensor], arena: Arena | None) -> None:
+        """Keep what the tile at `index` hands on, in an arena if it will be kept for long."""
         for (name, axis), tensor in handed.items():
             receiver = next_along(index, axis)
             if receiver[axis] < len(segment.schedules[axis].steps):
-                self.by_tile.setdefault(receiver, {})[name, axis] = tensor.detach()
+                copy = tensor.detach() if arena is None else arena.copy(tensor)
+                self.by_tile.setdefault(receiver, {})[name, axis] = copy
 
     def take(self, index: Index) -> Received:
         """What the tile at `index` receives; it is gone afterwards."""
@@ -55,52 +58,6 @@ class Carries:
 def next_along(index: Index, axis: int) -> Index:
     """The next tile along an axis."""
     return (*index[:axis], index[axis] + 1, *index[axis + 1 :])
-
-
-@dataclass(frozen=True)
-class TileRun:
-    """One tile, computed."""
-
-    index: Index
-    tile: Tile
-    received: Received
-    regions: list[Tensor]
-    """What it read of the input maps."""
-    blocks: Sequence[Tensor | None]
-    """Its blocks of the cut values; None for a value that it contributes nothing to."""
-
-
-def run_tile(
-    segment: Segment,
-    index: Index,
-    read: Sequence[Tensor],
-    smalls: Mapping[str, Tensor],
-    received: Received,
-    wanted: Collection[str] | None = None,
-) -> TileRun:
-    """Compute one tile.
-
-    Args:
-        segment: The segment.
-        index: Step number along every axis.
-        read: Its regions of the input maps, on the device.
-        smalls: Small tensors by name.
-        received: Carried samples.
-        wanted: With autograd, the input maps that need a gradient; None runs without autograd.
-    """
-    device = read[0].device
-    if wanted is not None:
-        received = {
-            key: x.to(device, non_blocking=True).detach().requires_grad_(x.is_floating_point())
-            for key, x in received.items()
-        }
-    tile = Tile(segment, index, received, device)
-    regions = []
-    for name, x in zip(segment.part.input_maps, read, strict=True):
-        region = segment.ordered(x)
-        regions.append(region.requires_grad_() if wanted is not None and name in wanted else region)
-    with torch.set_grad_enabled(wanted is not None):
-        return TileRun(index, tile, received, regions, segment.tile(tile, smalls, *regions))
 
 
 @dataclass
@@ -120,7 +77,7 @@ def forward_pass(
     maps: Sequence[Tensor | Source],
     smalls: Mapping[str, Tensor],
     device: torch.device,
-    report: Report,
+    progress: Progress,
     *,
     wanted: Collection[str] | None,
     targets: Mapping[str, Source] = NOWHERE_ELSE,
@@ -132,37 +89,43 @@ def forward_pass(
         maps: Full-size input maps.
         smalls: Small tensors by name.
         device: Where tiles are computed.
-        report: Progress callback.
+        progress: Told about every tile.
         wanted: The input maps that need a gradient; None if there will be no backward pass, and nothing is kept for it.
         targets: Where cut values are written instead of into tensors.
     """
     outputs: dict[str, Tensor] = {}
     pending, carries = Carries(), Carries()
+    arena = None if wanted is None else Arena(segment.memory.plan.costs.carry_bytes)
     kept: dict[Index, TileRun] = {}
     num_computed_again = segment.num_tiles if wanted is None else segment.num_tiles - segment.num_kept_tiles
-    with RegionReader(segment, maps, segment.tile_indices(), device) as reader:
+    writer = HostWriter(device)
+    with progress.running("forward"), RegionReader(segment, maps, segment.tile_indices(), device) as reader:
         for done, index in enumerate(segment.tile_indices()):
+            progress.enter("forward", index)
             received = pending.take(index)
             is_kept = done >= num_computed_again
             run = run_tile(segment, index, reader.take(index), smalls, received, wanted if is_kept else None)
-            _place_blocks(segment, run, outputs, targets)
-            pending.leave(segment, index, run.tile.handed)
+            _place_blocks(segment, run, outputs, targets, writer)
+            pending.leave(segment, index, run.tile.handed, arena)
             if is_kept:
                 kept[index] = run
             elif wanted is not None and received:
                 carries.by_tile[index] = {key: segment.stored(x) for key, x in received.items()}
-            report(done + 1)
+            progress.leave()
+        writer.finish()
     return ForwardResult(outputs, carries, kept)
 
 
-def _place_blocks(segment: Segment, run: TileRun, outputs: dict[str, Tensor], targets: Mapping[str, Source]) -> None:
+def _place_blocks(
+    segment: Segment, run: TileRun, outputs: dict[str, Tensor], targets: Mapping[str, Source], writer: HostWriter
+) -> None:
     """Put what a tile contributes to the cut values in its place."""
     for (name, spec), block in zip(segment.outputs.items(), run.blocks, strict=True):
         if block is None:
             continue
         slices = run.tile.slices(name, blocks=True)
         if name in targets:
-            targets[name].write(slices, block)
+            writer.send(block, partial(targets[name].write, slices))
             continue
         if name not in outputs:
             outputs[name] = block.new_empty(spec.shape)
@@ -177,7 +140,7 @@ def backward_pass(
     gradients: Mapping[str, Tensor],
     map_gradients: Mapping[str, Tensor | Source],
     forward: ForwardResult,
-    report: Report,
+    progress: Progress,
 ) -> int:
     """Add up the gradients of all tiles.
 
@@ -190,7 +153,7 @@ def backward_pass(
         map_gradients: For the input maps that need a gradient, the full-size gradient, or the source whose gradient it
             is; added to.
         forward: What the forward pass left; used up.
-        report: Progress callback.
+        progress: Told about every tile.
 
     Returns:
         The number of tiles that were skipped, since all they would start from was zero.
@@ -199,80 +162,41 @@ def backward_pass(
     left: dict[Index, Received] = {}
     order = list(segment.tile_indices())[::-1]
     read_again = [index for index in order if index not in forward.kept]
-    with RegionReader(segment, maps, read_again, device) as reader:
-        for done, index in enumerate(order):
+    flags, writer = BlockFlags.find(segment, gradients, device), HostWriter(device)
+    with progress.running("backward"), RegionReader(segment, maps, read_again, device) as reader:
+        for index in order:
+            progress.enter("backward", index)
             run, received = forward.kept.pop(index, None), forward.carries.take(index)
             arrived = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
             seeds = Seeds.of_tile(segment, index, gradients, arrived)
-            if seeds.are_zero():
+            if seeds.are_zero(flags):
                 left[index] = {}
                 num_skipped += 1
             else:
-                run = run or run_tile(segment, index, reader.take(index), leaves, received, map_gradients)  # [1]
+                if run is None:
+                    progress.enter("recomputation", index)
+                    run = run_tile(segment, index, reader.take(index), leaves, received, map_gradients)  # [1]
+                    progress.enter("backward", index)
                 seeds.backward(segment, run, leaves)  # [2]
-                _add_map_gradients(segment, run, map_gradients)
+                _add_map_gradients(segment, run, map_gradients, writer)
                 left[index] = {key: x.grad for key, x in run.received.items() if x.grad is not None}  # [3]
             del run
-            report(done + 1)
+            progress.leave()
+        writer.finish()
     return num_skipped
 
 
-def _add_map_gradients(segment: Segment, run: TileRun, map_gradients: Mapping[str, Tensor | Source]) -> None:
+def _add_map_gradients(
+    segment: Segment, run: TileRun, map_gradients: Mapping[str, Tensor | Source], writer: HostWriter
+) -> None:
     """Add what arrived at a tile's regions of the input maps."""
     for name, region in zip(segment.part.input_maps, run.regions, strict=True):
         if name not in map_gradients or region.grad is None:
             continue
         whole, slices = map_gradients[name], run.tile.slices(name)
         if isinstance(whole, Source):
-            whole.add_gradient(slices, region.grad)
+            writer.send(region.grad, partial(whole.add_gradient, slices))
+        elif whole.device == region.grad.device:
+            whole[slices] += region.grad
         else:
-            whole[slices] += region.grad.to(whole.device)
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """The gradients that the backward pass of one tile starts from."""
-
-    blocks: Mapping[str, Tensor]
-    """By cut value."""
-    handed: Mapping[CarryKey, Tensor]
-    """By what the tile handed on."""
-
-    @classmethod
-    def of_tile(
-        cls, segment: Segment, index: Index, gradients: Mapping[str, Tensor], arrived: Mapping[int, Received]
-    ) -> Seeds:
-        """Collect them; what later tiles left is taken away.
-
-        Args:
-            segment: The segment.
-            index: The tile.
-            gradients: Gradients of the cut values, full size.
-            arrived: By axis, what the next tile along it left.
-        """
-        tile = Tile(segment, index)
-        blocks = {name: gradient[tile.slices(name, blocks=True)] for name, gradient in gradients.items()}
-        handed = {}
-        for axis, seeds in arrived.items():
-            for key in [key for key in seeds if key[1] == axis]:
-                handed[key] = seeds.pop(key)
-        return cls(blocks, handed)
-
-    def are_zero(self) -> bool:
-        """Whether nothing would come of the tile's backward pass."""
-        return not any(bool(seed.any()) for seed in (*self.blocks.values(), *self.handed.values()))
-
-    def backward(self, segment: Segment, run: TileRun, leaves: Mapping[str, Tensor]) -> None:
-        """Run the backward pass of a computed tile."""
-        outputs, seeds = [], []
-        for name, block in zip(segment.outputs, run.blocks, strict=True):
-            if block is not None and block.requires_grad and name in self.blocks:
-                outputs.append(block)
-                seeds.append(segment.ordered(self.blocks[name]))
-        for key, handed in run.tile.handed.items():
-            if key in self.handed and handed.requires_grad:
-                outputs.append(handed)
-                seeds.append(self.handed[key])
-        if outputs:
-            wanted = [x for x in (*leaves.values(), *run.regions, *run.received.values()) if x.requires_grad]
-            torch.autograd.backward(outputs, seeds, inputs=wanted)
+            writer.send(region.grad, whole[slices].add_)

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from streamplan.images import Source
+from streamplan.runtime.running import Index
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.tile import Tile
 from streamplan.runtime.transfers import Arrived, Pending, Transfers, transfers_to
 
-Index = tuple[int, ...]
-"""Step number of a tile along every axis."""
 _NUM_AHEAD = 2
 """Tiles read before they are asked for."""
 

@@ -16,6 +16,7 @@ import torch
 from streamplan.analysis.regions import StreamedEdge, StreamedPart
 from streamplan.analysis.schedule import AxisSchedule, tile_indices
 from streamplan.ir import TensorSpec
+from streamplan.planning.memory import TileMemory
 
 TileFunction = Callable[..., tuple[torch.Tensor | None, ...]]
 """`tile(t, w, *maps)`, as emitted."""
@@ -41,6 +42,8 @@ class Segment:
     """Small tensors that each cut value is computed from."""
     maps: Mapping[str, TensorSpec]
     """Every value at full size."""
+    memory: TileMemory
+    """What its tiles take."""
     is_channels_last: bool = False
     """Whether tiles run in channels-last memory order."""
     keeps_carries_on_host: bool = False

@@ -12,10 +12,10 @@ torch.utils.checkpoint cannot do this: it runs its function once over the whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -25,10 +25,9 @@ from torch.autograd.function import FunctionCtx
 from streamplan.errors import DoubleBackwardError, StaleStateError
 from streamplan.images import Source
 from streamplan.runtime.passes import backward_pass, forward_pass
+from streamplan.runtime.progress import Progress
 from streamplan.runtime.segment import Segment
-
-OnTile = Callable[[str, int, int], None]
-"""Called with the phase ("forward" or "backward"), tiles done, and the number of tiles."""
+from streamplan.runtime.shortage import reporting_shortage
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class _Call:
     """The input maps that are not tensors."""
     device: torch.device
     """Where tiles are computed."""
-    on_tile: OnTile | None
+    progress: Progress
     autocast: _AutocastState
     is_differentiated: bool
     """Whether a backward pass may follow; inside the autograd function grad mode is always off."""
@@ -87,25 +86,15 @@ class _Call:
         sources = (name for name, source in self.sources.items() if source.requires_grad)
         return frozenset((*sources, *(name for name, need in zip(self.tensor_maps, needs, strict=False) if need)))
 
-    def reporter(self, phase: str) -> Callable[[int], None]:
-        """The progress callback of one pass."""
-        return _reporter(self.segment, self.on_tile, phase)
-
-
-def _reporter(segment: Segment, on_tile: OnTile | None, phase: str) -> Callable[[int], None]:
-    if on_tile is None:
-        return lambda done: None
-    return lambda done: on_tile(phase, done, segment.num_tiles)
-
 
 def stream_segment(
     segment: Segment,
     maps: Sequence[Tensor | Source],
     smalls: Mapping[str, Tensor],
     device: torch.device,
+    progress: Progress,
     *,
     watched: Sequence[Tensor] = (),
-    on_tile: OnTile | None = None,
 ) -> tuple[Tensor, ...]:
     """Compute the cut values of a segment tile by tile, differentiably.
 
@@ -114,8 +103,8 @@ def stream_segment(
         maps: Full-size input maps, tensors or sources, in the order of `segment.part.input_maps`.
         smalls: Small tensors by name, in the memory order of the tiles.
         device: Where tiles are computed; maps may be in host memory.
+        progress: Told about every tile.
         watched: Tensors that small tensors were made from; they must not change before the backward pass either.
-        on_tile: Progress callback.
 
     Returns:
         The cut values, full size, in the order of `segment.outputs`.
@@ -130,7 +119,8 @@ def stream_segment(
         *(torch.zeros((), requires_grad=True) for source in sources.values() if source.requires_grad),
     )
     is_differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    call = _Call(segment, sources, device, on_tile, _AutocastState.current(device.type), is_differentiated)
+    autocast = _AutocastState.current(device.type)
+    call = _Call(segment, sources, device, progress, autocast, is_differentiated)
     outputs: tuple[Tensor, ...] = _StreamedSegment.apply(call, *tensors)  # type: ignore[no-untyped-call]
     return outputs
 
@@ -141,7 +131,7 @@ def write_segment(
     smalls: Mapping[str, Tensor],
     device: torch.device,
     targets: Mapping[str, Source],
-    on_tile: OnTile | None = None,
+    progress: Progress,
 ) -> None:
     """Compute the cut values of a segment tile by tile, without autograd, and write each tile's share into arrays.
 
@@ -151,10 +141,9 @@ def write_segment(
         smalls: Small tensors by name, in the memory order of the tiles.
         device: Where tiles are computed; maps may be in host memory.
         targets: Where to write, by cut value.
-        on_tile: Progress callback.
+        progress: Told about every tile.
     """
-    report = _reporter(segment, on_tile, "forward")
-    forward_pass(segment, maps, smalls, device, report, wanted=None, targets=targets)
+    forward_pass(segment, maps, smalls, device, progress, wanted=None, targets=targets)
 
 
 class _StreamedSegment(torch.autograd.Function):
@@ -169,7 +158,7 @@ class _StreamedSegment(torch.autograd.Function):
         keep = call.is_differentiated
         ctx.leaves = call.leaves(smalls, ctx.needs_input_grad[1:])
         wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep else None
-        result = forward_pass(call.segment, maps, ctx.leaves, call.device, call.reporter("forward"), wanted=wanted)
+        result = forward_pass(call.segment, maps, ctx.leaves, call.device, call.progress, wanted=wanted)
         ctx.result = result
         outputs, result.outputs = result.outputs, {}
         ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
@@ -177,15 +166,20 @@ class _StreamedSegment(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = _saved_tensors(ctx)
+        saved, call = _saved_tensors(ctx), ctx.call
+        progress = replace(call.progress, phase="backward", index=None, num_done=0)
+        compute = [partial(_StreamedSegment._gradients, ctx, saved, gradients, progress)]
+        del gradients  # an error raised here would keep them alive
         with torch.no_grad():
-            results = _StreamedSegment._gradients(ctx, saved, gradients)
+            results = reporting_shortage(compute.pop(), call.segment.memory, progress, call.device)
         if torch.is_grad_enabled():  # create_graph=True
             results = _refuse_second_derivatives(results, saved)
         return (None, *results)
 
     @staticmethod
-    def _gradients(ctx: Any, saved: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    def _gradients(
+        ctx: Any, saved: Sequence[Tensor], gradients: Sequence[Tensor | None], progress: Progress
+    ) -> tuple[Tensor | None, ...]:
         """Gradients of the input maps and the small tensors."""
         call: _Call = ctx.call
         needs: tuple[bool, ...] = ctx.needs_input_grad[1:]
@@ -201,9 +195,9 @@ class _StreamedSegment(torch.autograd.Function):
         with call.autocast.enter():
             result, ctx.result = ctx.result, None
             if result is None:  # a second backward pass through the same forward pass
-                result = forward_pass(call.segment, maps, leaves, call.device, lambda done: None, wanted=wanted)
-            report = call.reporter("backward")
-            num_skipped = backward_pass(call.segment, maps, leaves, call.device, seeds, map_gradients, result, report)
+                again = replace(progress, on_tile=None)
+                result = forward_pass(call.segment, maps, leaves, call.device, again, wanted=wanted)
+            num_skipped = backward_pass(call.segment, maps, leaves, call.device, seeds, map_gradients, result, progress)
         reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds if num_skipped))
         for name, leaf in leaves.items():
             if leaf.grad is None and leaf.requires_grad and name in reached:  # no tile had anything to contribute

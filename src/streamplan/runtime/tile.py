@@ -26,8 +26,10 @@ from streamplan.geometry import (
     ScatterWindow,
 )
 from streamplan.runtime.crops import NativeFit, crop, narrow, narrowed, pad_constant
+from streamplan.runtime.dropout import drop, scale
 from streamplan.runtime.joining import AxisJoin, Layout, join
 from streamplan.runtime.segment import Segment
+from streamplan.runtime.transfers import numbers_on
 
 CarryKey = tuple[str, int]
 """Name of a carried value, and the axis it is carried along."""
@@ -202,6 +204,16 @@ class Tile:
         """`x - alpha * other`, likewise."""
         return self.add_(x, other, alpha=-alpha)
 
+    def dropout(self, x: Tensor, seed: Tensor, p: float, call: str) -> Tensor:
+        """Elementwise dropout, by the positions of the call's region in the full-size map."""
+        spec, dims = self._segment.maps[call], self._segment.dims[call]
+        starts = [0] * len(spec.shape)
+        for dim, step in zip(dims, self.steps, strict=True):
+            starts[dim] = step.computed[call].start
+        return drop(x, seed, p, spec.shape, starts)
+
+    scale = staticmethod(scale)
+
     def batch_norm(
         self,
         x: Tensor,
@@ -232,7 +244,7 @@ class Tile:
             counts = axis_map.counts(out)
             if any(count != axis_map.kernel for count in counts):
                 factors = [axis_map.kernel / count for count in counts]
-                x = x * _along(torch.tensor(factors, dtype=_exact(x.dtype), device=x.device).to(x.dtype), dim, x.dim())
+                x = x * _along(numbers_on(x.device, factors, _exact(x.dtype)).to(x.dtype), dim, x.dim())
         return x
 
     def gather(self, x: Tensor, call: str) -> Tensor:
@@ -269,7 +281,7 @@ class Tile:
             low = _select(result, dim, lower, origin)
             if any(weights):
                 high = _select(result, dim, upper, origin)
-                weight = _along(torch.tensor(weights, dtype=result.dtype, device=x.device), dim, x.dim())
+                weight = _along(numbers_on(x.device, weights, result.dtype), dim, x.dim())
                 low = low + (high - low) * weight
             result = low
         return result.to(x.dtype)
@@ -302,7 +314,7 @@ def _select(x: Tensor, dim: int, positions: tuple[int, ...], origin: int) -> Ten
     local = [position - origin for position in positions]
     if local == list(range(x.shape[dim])):
         return x
-    return x.index_select(dim, torch.tensor(local, device=x.device))
+    return x.index_select(dim, numbers_on(x.device, local, torch.int64))
 
 
 def _along(vector: Tensor, dim: int, rank: int) -> Tensor:

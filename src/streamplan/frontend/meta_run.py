@@ -1,0 +1,83 @@
+"""Meta tensors in the place of fake ones: the cheaper of the two ways to execute a graph without data.
+
+A meta tensor knows shape, strides and dtype and nothing of a device, so a call on it costs a tenth of one on a fake
+tensor. Whether it tells the same must be found out for each graph (`replay` compares a run of the traced size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamplan.frontend.aten_stream import AtenStream
+
+META = torch.device("meta")
+_BATCH_NORM = torch.ops.aten.native_batch_norm.default
+_RUNNING_MEAN, _TRAINING = 3, 5
+
+
+class MetaStream(AtenStream):  # type: ignore[no-untyped-call]
+    """Counts what calls on meta tensors do; tensors that would be made on another device are meta as well."""
+
+    def __init__(self) -> None:
+        super().__init__(keeps_calls=False)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is _BATCH_NORM and _keeps_shape(args):
+            x = args[0]
+            return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+        kwargs = {**kwargs, "device": META} if kwargs and kwargs.get("device") else kwargs
+        if not _has_tensor(args) and _takes_device(func):
+            kwargs = {**(kwargs or {}), "device": META}
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _keeps_shape(args: tuple[Any, ...]) -> bool:
+    """Whether a batch norm only scales each channel: torch works that out in Python, call by call, at length."""
+    x, mean = args[0], args[_RUNNING_MEAN]
+    return not args[_TRAINING] and mean is not None and mean.dtype is x.dtype and mean.shape == x.shape[1:2]
+
+
+def _has_tensor(args: tuple[Any, ...]) -> bool:
+    return any(isinstance(arg, torch.Tensor) for arg in args)
+
+
+@lru_cache(maxsize=2048)
+def _takes_device(func: Any) -> bool:
+    return any(argument.name == "device" for argument in func._schema.arguments)
+
+
+@contextmanager
+def tensors_on_meta(root: nn.Module) -> Iterator[None]:
+    """Put a meta tensor in the place of each tensor that the modules of a skeleton hold, and undo it."""
+    twins: dict[int, torch.Tensor] = {}
+    changed: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    try:
+        for module in root.modules():
+            namespaces: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+            for namespace in namespaces:
+                for name, value in namespace.items():
+                    if isinstance(value, torch.Tensor):
+                        changed.append((namespace, name, value))
+        for namespace, name, value in changed:
+            if id(value) not in twins:
+                twins[id(value)] = _on_meta(value)
+            namespace[name] = twins[id(value)]
+        yield
+    finally:
+        for namespace, name, value in changed:
+            namespace[name] = value
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    twin = torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device=META)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(twin, requires_grad=tensor.requires_grad)
+    return twin.requires_grad_(tensor.requires_grad)

@@ -1,0 +1,43 @@
+"""Memory for what tiles carry: many small tensors that live long, packed into a few large blocks.
+
+Samples that wait for the backward pass are made between the short-lived activations of tiles. Each in an allocation of
+its own, they would pin the holes that those leave: with glibc's allocator a process grew to several times the sum of
+its tensors. A block is freed when the last tensor in it is; the backward pass takes them in the reverse order, so
+blocks are freed one after the other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LARGEST_BLOCK = 2**26
+"""64 MiB, which the allocator takes from the system and gives back whole."""
+_SMALLEST_BLOCK = 2**14
+_ALIGNMENT = 64
+
+
+class Arena:
+    """Copies tensors into blocks of one device.
+
+    Args:
+        num_bytes: Bytes to expect in all; more find place too.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._block: Tensor | None = None
+        self._used = 0
+        self._expected = num_bytes
+
+    def copy(self, x: Tensor) -> Tensor:
+        """A copy of a tensor without gaps, in its own memory order."""
+        if x.numel() == 0:
+            return x.detach()
+        if self._block is None or self._used + x.nbytes > self._block.nbytes:
+            size = max(min(self._expected, _LARGEST_BLOCK), _SMALLEST_BLOCK, x.nbytes)
+            self._block, self._used = torch.empty(size, dtype=torch.uint8, device=x.device), 0
+        copy = torch.empty(0, dtype=x.dtype, device=x.device)
+        copy.set_(self._block.untyped_storage(), self._used // x.element_size(), x.shape, x.stride())
+        self._used += -(-x.nbytes // _ALIGNMENT) * _ALIGNMENT
+        self._expected -= x.nbytes
+        return copy.copy_(x.detach())

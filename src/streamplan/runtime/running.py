@@ -1,0 +1,63 @@
+"""One tile, computed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from streamplan.runtime.segment import Segment
+from streamplan.runtime.tile import CarryKey, Tile
+
+Index = tuple[int, ...]
+"""Step number of a tile along every axis."""
+Received = dict[CarryKey, Tensor]
+"""Carried samples one tile receives."""
+
+
+@dataclass(frozen=True)
+class TileRun:
+    """One tile, computed."""
+
+    index: Index
+    tile: Tile
+    received: Received
+    regions: list[Tensor]
+    """What it read of the input maps."""
+    blocks: Sequence[Tensor | None]
+    """Its blocks of the cut values; None for a value that it contributes nothing to."""
+
+
+def run_tile(
+    segment: Segment,
+    index: Index,
+    read: Sequence[Tensor],
+    smalls: Mapping[str, Tensor],
+    received: Received,
+    wanted: Collection[str] | None = None,
+) -> TileRun:
+    """Compute one tile.
+
+    Args:
+        segment: The segment.
+        index: Step number along every axis.
+        read: Its regions of the input maps, on the device.
+        smalls: Small tensors by name.
+        received: Carried samples.
+        wanted: With autograd, the input maps that need a gradient; None runs without autograd.
+    """
+    device = read[0].device
+    if wanted is not None:
+        received = {
+            key: x.to(device, non_blocking=True).detach().requires_grad_(x.is_floating_point())
+            for key, x in received.items()
+        }
+    tile = Tile(segment, index, received, device)
+    regions = []
+    for name, x in zip(segment.part.input_maps, read, strict=True):
+        region = segment.ordered(x)
+        regions.append(region.requires_grad_() if wanted is not None and name in wanted else region)
+    with torch.set_grad_enabled(wanted is not None):
+        return TileRun(index, tile, received, regions, segment.tile(tile, smalls, *regions))
