@@ -12,7 +12,8 @@ from torch import Tensor
 
 import streamplan
 from streamplan import Source
-from streamplan.runtime import fetching, seeds
+from streamplan.runtime import carries, fetching, seeds
+from streamplan.runtime.carries import KeptCarries
 from streamplan.runtime.fetching import HostWriter
 from streamplan.runtime.transfers import Arrived, Transfers
 from tests.nets.randomize import randomize_
@@ -38,10 +39,14 @@ class Late(Transfers):
 
     def __init__(self, num_fetched_ahead: int) -> None:
         self.num_fetched_ahead = num_fetched_ahead
-        self.num_on_the_way = self.most_on_the_way = self.num_fetched = 0
+        self.num_on_the_way = self.most_on_the_way = self.num_fetched = self.num_restored = 0
 
     def begin(self, host: Tensor) -> Arrived:
         return Arrived(host)
+
+    def restore(self, fetched: Late.Pending) -> Late.Pending:
+        self.num_restored += 1
+        return fetched
 
     def fetch(self, x: Tensor) -> Late.Pending:
         self.num_fetched += 1
@@ -55,6 +60,7 @@ def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     transfers = Late(request.param)
     monkeypatch.setattr(fetching, "transfers_to", lambda device: transfers)
     monkeypatch.setattr(seeds, "transfers_to", lambda device: transfers)
+    monkeypatch.setattr(carries, "transfers_to", lambda device: transfers)
     yield transfers
     assert transfers.num_on_the_way == 0
 
@@ -101,3 +107,38 @@ def test_gradients_stay_right(late: Late) -> None:
     x = torch.rand(SIZE, dtype=torch.float64)
     assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-10)
     assert late.num_fetched == 1  # one answer for all tiles
+
+
+@pytest.mark.parametrize("keep_tiles", [0, 1, 4])
+def test_carried_samples_in_host_memory(late: Late, keep_tiles: int) -> None:
+    model = randomize_(unet_bilinear(width=4, depth=2).double().eval(), seed=1)
+    streamed = streamplan.compile(model, SIZE, (24, 40), carries="host", keep_tiles=keep_tiles)
+    x = torch.rand(SIZE, dtype=torch.float64)
+    assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-10)
+    assert late.num_restored == late.num_fetched - 1 > 10
+    with torch.no_grad():
+        streamed(x)
+    assert late.num_restored == late.num_fetched - 1  # nothing is kept
+
+
+def test_carried_samples_come_back_one_tile_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    transfers = Late(0)
+    monkeypatch.setattr(carries, "transfers_to", lambda device: transfers)
+    streamed = streamplan.compile(unet_bilinear(width=4, depth=1).eval(), SIZE, (24, 80), carries="host", keep_tiles=0)
+    kept: list[int] = []
+    bring, waiting = KeptCarries.bring, KeptCarries.take
+
+    def bringing(self: KeptCarries, index: tuple[int, ...] | None) -> None:
+        bring(self, index)
+        kept.append(len(self._returning))
+
+    def taking(self: KeptCarries, index: tuple[int, ...]) -> dict[tuple[str, int], Tensor]:
+        assert index in self._returning or index[0] in (0, streamed.plan.grid[0] - 1)
+        return waiting(self, index)
+
+    output = streamed(torch.rand(SIZE))
+    monkeypatch.setattr(KeptCarries, "bring", bringing)
+    monkeypatch.setattr(KeptCarries, "take", taking)
+    output.sum().backward()
+    assert max(kept) == 1
+    assert transfers.num_restored > 0

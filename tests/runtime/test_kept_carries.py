@@ -21,8 +21,8 @@ NETS = {
 
 
 def kept_bytes(result: ForwardResult) -> int:
-    received = (*result.carries.by_tile.values(), *(run.received for run in result.kept.values()))
-    return sum(x.numel() * x.itemsize for tile in received for x in tile.values())
+    received = (x for run in result.kept.values() for x in run.received.values())
+    return sum(x.numel() * x.itemsize for x in (*result.carries.tensors(), *received))
 
 
 @pytest.mark.parametrize("carries", ["device", "host"])
@@ -102,7 +102,7 @@ def test_they_lie_in_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def recording(*args: object, **kwargs: object) -> ForwardResult:
         result = forward_pass(*args, **kwargs)  # type: ignore[arg-type]
-        tensors = [x for tile in result.carries.by_tile.values() for x in tile.values() if x.numel()]
+        tensors = [x for x in result.carries.tensors() if x.numel()]
         storages = {(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()) for x in tensors}
         results.append((len(tensors), storages))
         return result

@@ -40,23 +40,28 @@ class NativeFit:
 
 
 class _Crop(torch.autograd.Function):
-    """Part of a map along several axes; its gradient has the memory order of the map."""
+    """Part of a map along several axes; its gradient has the memory order of the tiles."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...], spans: list[Interval]) -> Tensor:
-        ctx.dims, ctx.spans, ctx.like = dims, spans, torch.empty_like(x, device="meta")
+    def forward(
+        ctx: Any, x: Tensor, dims: tuple[int, ...], spans: list[Interval], memory_format: torch.memory_format
+    ) -> Tensor:
+        ctx.dims, ctx.spans, ctx.shape, ctx.memory_format = dims, spans, x.shape, memory_format
         return narrowed(x, dims, spans)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        whole = torch.zeros_like(ctx.like, dtype=gradients[0].dtype, device=gradients[0].device)
-        narrowed(whole, ctx.dims, ctx.spans).copy_(gradients[0])
-        return whole, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = gradients
+        whole = torch.empty(
+            ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.memory_format
+        ).zero_()
+        narrowed(whole, ctx.dims, ctx.spans).copy_(gradient)
+        return whole, None, None, None
 
 
-def crop(x: Tensor, dims: tuple[int, ...], spans: list[Interval]) -> Tensor:
-    """A view of part of a tensor whose gradient has the memory order of the tensor; it must not be written over."""
-    cropped: Tensor = _Crop.apply(x, dims, spans)  # type: ignore[no-untyped-call]
+def crop(x: Tensor, dims: tuple[int, ...], spans: list[Interval], memory_format: torch.memory_format) -> Tensor:
+    """A view of part of a tensor whose gradient has a memory order of its own; it must not be written over."""
+    cropped: Tensor = _Crop.apply(x, dims, spans, memory_format)  # type: ignore[no-untyped-call]
     return cropped
 
 

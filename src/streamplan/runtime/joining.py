@@ -25,6 +25,7 @@ from streamplan.geometry import Interval
 
 Box = tuple[Interval, ...]
 """Positions along every image axis."""
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,10 @@ class Layout:
 
     def part(self, x: Tensor, box: Box) -> Tensor:
         """A view of a box of the joined block."""
+        index = [_ALL] * x.dim()
         for axis, span in zip(self.axes, box, strict=True):
-            x = x.narrow(axis.dim, span.start, span.size)
-        return x
+            index[axis.dim] = slice(span.start, span.stop)
+        return x[tuple(index)]
 
     def _across(self, position: int, span: Interval) -> Box | None:
         if span.is_empty:
@@ -85,7 +87,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layout: Layout, x: Tensor, *received: Tensor) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
-        ctx.layout, ctx.like = layout, torch.empty_like(x, device="meta")
+        ctx.layout = layout
         shape = list(x.shape)
         for axis in layout.axes:
             shape[axis.dim] = axis.size

@@ -15,7 +15,7 @@ Carried samples exist with the carried-halo policy only; with recomputed halos t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
@@ -24,40 +24,16 @@ from torch import Tensor
 
 from streamplan.images import Source
 from streamplan.runtime.arena import Arena
+from streamplan.runtime.carries import Handover, KeptCarries, next_along
 from streamplan.runtime.fetching import HostWriter
 from streamplan.runtime.progress import Progress
 from streamplan.runtime.reading import RegionReader
 from streamplan.runtime.running import Index, Received, TileRun, run_tile
 from streamplan.runtime.seeds import BlockFlags, Seeds
 from streamplan.runtime.segment import Segment
-from streamplan.runtime.tile import CarryKey
 
 NOWHERE_ELSE: Mapping[str, Source] = MappingProxyType({})
 """Cut values are returned as tensors."""
-
-
-@dataclass
-class Carries:
-    """What tiles have received or left for each other, by the index of the tile that receives."""
-
-    by_tile: dict[Index, Received] = field(default_factory=dict)
-
-    def leave(self, segment: Segment, index: Index, handed: Mapping[CarryKey, Tensor], arena: Arena | None) -> None:
-        """Keep what the tile at `index` hands on, in an arena if it will be kept for long."""
-        for (name, axis), tensor in handed.items():
-            receiver = next_along(index, axis)
-            if receiver[axis] < len(segment.schedules[axis].steps):
-                copy = tensor.detach() if arena is None else arena.copy(tensor)
-                self.by_tile.setdefault(receiver, {})[name, axis] = copy
-
-    def take(self, index: Index) -> Received:
-        """What the tile at `index` receives; it is gone afterwards."""
-        return self.by_tile.pop(index, {})
-
-
-def next_along(index: Index, axis: int) -> Index:
-    """The next tile along an axis."""
-    return (*index[:axis], index[axis] + 1, *index[axis + 1 :])
 
 
 @dataclass
@@ -66,7 +42,7 @@ class ForwardResult:
 
     outputs: dict[str, Tensor]
     """The cut values, full size, but for those written elsewhere."""
-    carries: Carries
+    carries: KeptCarries
     """What the tiles that will be computed again received."""
     kept: dict[Index, TileRun]
     """The tiles that will not, with their autograd graphs."""
@@ -94,23 +70,23 @@ def forward_pass(
         targets: Where cut values are written instead of into tensors.
     """
     outputs: dict[str, Tensor] = {}
-    pending, carries = Carries(), Carries()
     arena = None if wanted is None else Arena(segment.memory.plan.costs.carry_bytes)
+    handover, carries = Handover(segment, arena), KeptCarries(segment, device)
     kept: dict[Index, TileRun] = {}
     num_computed_again = segment.num_tiles if wanted is None else segment.num_tiles - segment.num_kept_tiles
     writer = HostWriter(device)
     with progress.running("forward"), RegionReader(segment, maps, segment.tile_indices(), device) as reader:
         for done, index in enumerate(segment.tile_indices()):
             progress.enter("forward", index)
-            received = pending.take(index)
+            received = handover.take(index)
             is_kept = done >= num_computed_again
             run = run_tile(segment, index, reader.take(index), smalls, received, wanted if is_kept else None)
             _place_blocks(segment, run, outputs, targets, writer)
-            pending.leave(segment, index, run.tile.handed, arena)
+            handover.leave(index, run.tile.handed)
             if is_kept:
                 kept[index] = run
             elif wanted is not None and received:
-                carries.by_tile[index] = {key: segment.stored(x) for key, x in received.items()}
+                carries.keep(index, received)
             progress.leave()
         writer.finish()
     return ForwardResult(outputs, carries, kept)
@@ -164,9 +140,10 @@ def backward_pass(
     read_again = [index for index in order if index not in forward.kept]
     flags, writer = BlockFlags.find(segment, gradients, device), HostWriter(device)
     with progress.running("backward"), RegionReader(segment, maps, read_again, device) as reader:
-        for index in order:
+        for index, following in zip(order, (*order[1:], None), strict=True):
             progress.enter("backward", index)
             run, received = forward.kept.pop(index, None), forward.carries.take(index)
+            forward.carries.bring(following)
             arrived = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
             seeds = Seeds.of_tile(segment, index, gradients, arrived)
             if seeds.are_zero(flags):

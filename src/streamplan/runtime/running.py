@@ -50,10 +50,7 @@ def run_tile(
     """
     device = read[0].device
     if wanted is not None:
-        received = {
-            key: x.to(device, non_blocking=True).detach().requires_grad_(x.is_floating_point())
-            for key, x in received.items()
-        }
+        received = {key: x.detach().requires_grad_(x.is_floating_point()) for key, x in received.items()}
     tile = Tile(segment, index, received, device)
     regions = []
     for name, x in zip(segment.part.input_maps, read, strict=True):

@@ -67,13 +67,6 @@ class Segment:
         """A copy in the memory order of the tiles."""
         return x.clone(memory_format=self.memory_format(x.dim()))
 
-    def stored(self, x: torch.Tensor) -> torch.Tensor:
-        """A carried tensor where it waits for the backward pass."""
-        if not self.keeps_carries_on_host or x.device.type == "cpu":
-            return x
-        host = torch.empty_like(x, device="cpu", pin_memory=x.device.type == "cuda")
-        return host.copy_(x, non_blocking=True)
-
     def memory_format(self, rank: int) -> torch.memory_format:
         """The memory order of the tiles, for tensors of a rank."""
         channels_last = {4: torch.channels_last, 5: torch.channels_last_3d} if self.is_channels_last else {}

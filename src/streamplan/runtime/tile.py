@@ -126,7 +126,7 @@ class Tile:
         ]
         dims = self._segment.dims[key[1]]
         if any(span != Interval(0, region.size) for span, region in zip(inside, regions, strict=True)):
-            x = narrowed(x, dims, inside) if spare else crop(x, dims, inside)
+            x = narrowed(x, dims, inside) if spare else crop(x, dims, inside, self._segment.memory_format(x.dim()))
         return pad_constant(x, self._border(key[1], x.dim(), padding), fill)
 
     def padding(self, reader: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ from torch import Tensor
 
 class Pending(Protocol):
     """A tensor on its way."""
+
+    @property
+    def tensor(self) -> Tensor:
+        """Where it will be, or is."""
 
     def wait(self) -> Tensor:
         """The tensor, to be used by what the device is asked to do from now on; in host memory, by anything."""
@@ -41,6 +45,9 @@ class Transfers(Protocol):
 
     def fetch(self, x: Tensor) -> Pending:
         """Get a tensor that the current stream computes into host memory."""
+
+    def restore(self, fetched: Any) -> Pending:
+        """Send back to the device what `fetch` got, arrived or not."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,10 @@ class HostTransfers:
     def fetch(self, x: Tensor) -> Arrived:
         """Nothing to do."""
         return Arrived(x.detach())
+
+    def restore(self, fetched: Arrived) -> Arrived:
+        """Nothing to do."""
+        return fetched
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,9 @@ class CudaTransfers:
     def begin(self, host: Tensor) -> CopyUnderWay:
         """Copy to pinned memory, then start the copy to the device."""
         # `pin_memory()` would keep the strides of a view, and so pin as many bytes as the whole image spans.
-        pinned = torch.empty_like(host, pin_memory=True).copy_(host)
+        return self._send(torch.empty_like(host, pin_memory=True).copy_(host))
+
+    def _send(self, pinned: Tensor) -> CopyUnderWay:
         with torch.cuda.stream(self._inward):
             tensor = pinned.to(self._device, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -128,6 +141,11 @@ class CudaTransfers:
             event.record(self._outward)
         x.record_stream(self._outward)  # [3]
         return FetchUnderWay(pinned, event)
+
+    def restore(self, fetched: FetchUnderWay) -> CopyUnderWay:
+        """Start the copy back, behind the one that fetched it."""
+        self._inward.wait_event(fetched.event)
+        return self._send(fetched.tensor)
 
 
 @cache
