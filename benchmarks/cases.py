@@ -45,6 +45,8 @@ class Case:
     """Where gradients are compared, by method."""
     options: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "float32"
+    is_autocast: bool = False
+    """Whether steps compute in bfloat16 under autocast."""
     is_channels_last: bool = False
     has_host_bytes: bool = False
     """Whether the image is of bytes and in host memory for methods that stream."""
@@ -74,6 +76,7 @@ class Case:
             passes=variant.passes,
             keep_tiles=variant.keep_tiles,
             dtype=self.dtype,
+            is_autocast=self.is_autocast and task == "step",
             is_channels_last=self.is_channels_last,
             has_host_bytes=self.has_host_bytes,
             device=device,

@@ -55,14 +55,16 @@ def prepare_step(net: Net, spec: Spec) -> Step:
     parameters = dict(net.named_parameters())
     if spec.method in HALOS:
         streamed = _compiled(net, spec)
-        return Step(partial(_step, streamed), parameters, {"grid": _grid(streamed.plan)})
+        return Step(partial(_step, streamed, spec), parameters, {"grid": _grid(streamed.plan)})
     if spec.method == "checkpoint":
         _checkpoint_blocks(net)
-    return Step(partial(_step, net), parameters, {})
+    return Step(partial(_step, net, spec), parameters, {})
 
 
-def _step(model: nn.Module, image: Tensor) -> None:
-    model(image).square().mean().backward()
+def _step(model: nn.Module, spec: Spec, image: Tensor) -> None:
+    with torch.autocast(spec.device, torch.bfloat16, enabled=spec.is_autocast):
+        loss = model(image).float().square().mean() if spec.is_autocast else model(image).square().mean()
+    loss.backward()
 
 
 def _compiled(net: Net, spec: Spec) -> streamplan.StreamedModule:

@@ -22,6 +22,8 @@ from tests.nets.unet import DoubleConv, unet
 
 SEED = 0
 """Of the weights and of the image."""
+_PERIOD = 2048
+"""Images of bytes repeat themselves: billions of random numbers would take longer than what is measured."""
 
 
 class Stem(nn.Sequential):
@@ -137,7 +139,10 @@ def make_image(spec: Spec, dtype: torch.dtype, device: str) -> Tensor:
     """An image of one batch entry and three channels, the same at every call: bytes, or numbers in [0, 1)."""
     generator, size = torch.Generator().manual_seed(SEED), (1, 3, *spec.image_size)
     if spec.has_host_bytes:
-        return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8).to(device)
+        rows, columns = spec.image_size
+        tile = torch.randint(0, 256, (1, 3, _PERIOD, _PERIOD), generator=generator, dtype=torch.uint8)
+        whole = tile.repeat(1, 1, -(-rows // _PERIOD), -(-columns // _PERIOD))
+        return whole[..., :rows, :columns].contiguous().to(device)
     image = torch.rand(size, generator=generator, dtype=torch.float64 if dtype is torch.float64 else torch.float32)
     image = image.to(device, dtype)
     return image.contiguous(memory_format=torch.channels_last) if spec.is_channels_last else image

@@ -1,4 +1,4 @@
-"""Runs a worker and reads its result."""
+"""Runs workers and reads their results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
+from types import TracebackType
 
 from benchmarks.memory import MALLOC_ENVIRONMENT
 from benchmarks.results import Result
@@ -14,6 +17,8 @@ from benchmarks.spec import Spec
 
 ROOT = Path(__file__).parent.parent
 """Of the repository, from which the packages `benchmarks` and `tests` are imported."""
+_RESULT = '{"status"'
+"""How a line with a result begins; libraries may print others."""
 
 
 def run_worker(spec: Spec, *, gives_memory_back: bool = False, timeout_seconds: float | None = None) -> Result:
@@ -25,10 +30,9 @@ def run_worker(spec: Spec, *, gives_memory_back: bool = False, timeout_seconds: 
         timeout_seconds: When to give it up.
     """
     environment = {**os.environ, **(MALLOC_ENVIRONMENT if gives_memory_back else {})}
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.worker", spec.to_json()]
     try:
         done = subprocess.run(
-            command,
+            _command(spec),
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -45,3 +49,63 @@ def run_worker(spec: Spec, *, gives_memory_back: bool = False, timeout_seconds: 
     if result["status"] == "failed":
         result["traceback"] = done.stderr
     return result
+
+
+class Server:
+    """A worker that goes on living and takes a step, or profiles one, when asked; used as a context manager.
+
+    Args:
+        spec: What it prepares.
+        timeout_seconds: When to give up an answer.
+    """
+
+    def __init__(self, spec: Spec, timeout_seconds: float | None = None) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._process = subprocess.Popen(
+            [*_command(spec), "--serve"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._ready: Result | None = None
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ready(self) -> Result:
+        """What came of its preparation; waits for it."""
+        if self._ready is None:
+            self._ready = self._answer()
+        return self._ready
+
+    def ask(self, request: str) -> Result:
+        """The answer to "step" or "profile"; that of the preparation if it failed."""
+        if self.ready()["status"] != "ok":
+            return self.ready()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it is dead, which the answer tells
+            self._process.stdin.write(f"{request}\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Result:
+        assert self._process.stdout is not None
+        timer = None if self._timeout_seconds is None else Timer(self._timeout_seconds, self._process.kill)
+        if timer is not None:
+            timer.start()
+        for line in self._process.stdout:
+            if line.startswith(_RESULT):
+                result: Result = json.loads(line)
+                break
+        else:
+            result = {"status": "failed", "reason": f"exit status {self._process.wait()}"}
+        if timer is not None:
+            timer.cancel()
+        return result
+
+
+def _command(spec: Spec) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "benchmarks.worker", spec.to_json()]

@@ -22,14 +22,18 @@ class VariantResults:
     """Timed steps, by repeat."""
     memory: list[Result] = field(default_factory=list)
     """Steps of processes whose memory was measured; empty where the timed steps' is as good."""
+    profile: Result | None = None
+    """On a GPU, what the device did during one more step."""
     check: Result | None = None
     problem: Result | None = None
     """The first result that is not "ok"; the variant's steps are not run again after it."""
 
     def add(self, kind: str, repeat: int, result: Result) -> None:
-        """Keep a result of a `step`, of `memory` or of a `check`."""
+        """Keep a result of a `step`, of `memory`, of a `profile` or of a `check`."""
         if kind == "check":
             self.check = result
+        elif kind == "profile":
+            self.profile = result
         elif result["status"] != "ok":
             self.problem = self.problem or result
         elif kind == "memory":
@@ -49,9 +53,9 @@ class VariantResults:
 
     @property
     def idle_share(self) -> Summary | None:
-        """Of a GPU, in profiled steps beside the timed ones; none on the CPU."""
-        shares = [result.get("device_idle_share") for result in self.steps.values()]
-        return summarize([share for share in shares if share is not None])
+        """Of a GPU, in the profiled step; none on the CPU."""
+        share = (self.profile or {}).get("device_idle_share")
+        return None if share is None else summarize([share])
 
     def ratio(self, plain: VariantResults | None) -> Summary | None:
         """Of seconds to plain's."""

@@ -4,14 +4,16 @@
         for each variant: check the gradients
         for each repeat:  for each variant: time one step     (every other repeat backwards)
         for each variant: measure the memory of one step      (on the CPU)
+                          or profile one step                 (on a GPU)
 
-Every measurement is a process of its own.
+Every measurement on the CPU is a process of its own. On a GPU every variant is one, which stays for all its steps.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,12 +25,12 @@ from benchmarks.cases import CASES, QUICK_CASES, Case
 from benchmarks.gpu_cases import GPU_CASES, GPU_VARIANTS
 from benchmarks.machine import device_slug, machine_facts
 from benchmarks.memory import MALLOC_ENVIRONMENT
-from benchmarks.processes import run_worker
+from benchmarks.processes import Server, run_worker
 from benchmarks.results import CaseResults, VariantResults, write_results
 from benchmarks.table import case_table
 from benchmarks.variants import PASSES, Variant, default_variants, parse_variant
 
-Kind = Literal["check", "step", "memory"]
+Kind = Literal["check", "step", "memory", "profile"]
 
 _NARROWEST_TABLE = 130
 """Columns; a table that wraps cannot be read."""
@@ -61,6 +63,9 @@ def schedule(variants: tuple[Variant, ...], settings: Settings) -> Iterator[tupl
     for repeat in range(settings.num_memory_runs):
         for variant in variants:
             yield "memory", repeat, variant
+    for variant in variants:
+        if settings.device != "cpu":
+            yield "profile", 0, variant
 
 
 def run_case(case: Case, settings: Settings, console: Console) -> Iterator[CaseResults]:
@@ -69,19 +74,39 @@ def run_case(case: Case, settings: Settings, console: Console) -> Iterator[CaseR
     description = {"net": case.net, "options": dict(case.options), "image_size": case.image_size, "dtype": case.dtype}
     results = CaseResults(case.name, description)
     results.variants = {variant.name: VariantResults(variant.name) for variant in variants}
-    for kind, repeat, variant in schedule(variants, settings):
-        own = results.variants[variant.name]
-        if own.problem is not None:
-            continue
-        task: Literal["check", "step"] = "check" if kind == "check" else "step"
-        spec = case.spec(task, variant, settings.device, settings.num_threads, settings.num_warmups)
-        result = run_worker(spec, gives_memory_back=kind == "memory", timeout_seconds=settings.timeout_seconds)
-        own.add(kind, repeat, result)
-        said = result.get("reason") or (f"{result['seconds']:.2f} s" if "seconds" in result else "")
-        console.print(
-            f"{case.name} {variant.name} {kind} {repeat}: {result['status']} {said}", markup=False, soft_wrap=True
-        )
-        yield results
+    with ExitStack() as stack:
+        servers: dict[str, Server] = {}
+        for kind, repeat, variant in schedule(variants, settings):
+            own = results.variants[variant.name]
+            if own.problem is not None:
+                continue
+            if settings.device != "cpu" and kind != "check" and not servers:
+                servers |= _start_servers(case, variants, settings, stack)
+            if variant.name in servers:
+                result = servers[variant.name].ask(kind)
+            else:
+                task: Literal["check", "step"] = "check" if kind == "check" else "step"
+                spec = case.spec(task, variant, settings.device, settings.num_threads, settings.num_warmups)
+                result = run_worker(spec, gives_memory_back=kind == "memory", timeout_seconds=settings.timeout_seconds)
+            own.add(kind, repeat, result)
+            said = result.get("reason") or (f"{result['seconds']:.3f} s" if "seconds" in result else "")
+            console.print(
+                f"{case.name} {variant.name} {kind} {repeat}: {result['status']} {said}", markup=False, soft_wrap=True
+            )
+            yield results
+
+
+def _start_servers(
+    case: Case, variants: tuple[Variant, ...], settings: Settings, stack: ExitStack
+) -> dict[str, Server]:
+    """A process for each variant, all of them ready."""
+    servers = {}
+    for variant in variants:
+        spec = case.spec("step", variant, settings.device, settings.num_threads, settings.num_warmups)
+        servers[variant.name] = stack.enter_context(Server(spec, settings.timeout_seconds))
+    for server in servers.values():
+        server.ready()
+    return servers
 
 
 def main(arguments: list[str] | None = None) -> None:

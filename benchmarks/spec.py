@@ -28,6 +28,8 @@ class Spec:
     """How many tiles are not computed again; None leaves it to streamplan's default."""
     dtype: str = "float32"
     """Of weights and timed images; gradients are checked in float64."""
+    is_autocast: bool = False
+    """Whether timed steps compute in bfloat16 under autocast."""
     is_channels_last: bool = False
     """Whether weights, and images on the device, are in channels-last order before anything else."""
     has_host_bytes: bool = False

@@ -22,7 +22,7 @@ def case_table(case: CaseResults) -> Table:
     if has_idle:
         table.add_column("idle %", justify="right", no_wrap=True)
     for variant in case.variants.values():
-        share = [spread_text(idle[variant.name], ".0f", 100)] if has_idle else []
+        share = [spread_text(idle[variant.name], ".1f", 100)] if has_idle else []
         table.add_row(variant.name, *_cells(variant, case.plain), *share)
     return table
 

@@ -1,6 +1,9 @@
-"""One measurement in a process of its own: `python -m benchmarks.worker SPEC`, with a `Spec` as JSON.
+"""Measurements in a process of its own: `python -m benchmarks.worker SPEC [--serve]`, with a `Spec` as JSON.
 
-The last line of the output is the result, as JSON with a "status": "ok", "not installed" or "failed".
+The last line of the output is the result, as JSON with a "status": "ok", "not installed" or "failed". With `--serve`
+the process prepares a step and its warm-ups, says so with a result, and then answers each line it reads, "step" or
+"profile", with another one: on a GPU, where the second step costs what any other does, starting a process for each
+would take far longer than what is measured.
 """
 
 from __future__ import annotations
@@ -9,59 +12,80 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.idle import measure_idle
 from benchmarks.machine import synchronize
 from benchmarks.memory import PeakMemory
-from benchmarks.methods import prepare_step
+from benchmarks.methods import Step, prepare_step
 from benchmarks.nets import build_net, make_image
+from benchmarks.profiling import profile_step
 from benchmarks.spec import Spec
 from benchmarks.variants import HALOS
 
 _SMALLEST_SHARE = 1e-6
 """Of the norm of all gradients: a parameter whose gradient is smaller than that is measured against it."""
+Result = dict[str, Any]
 
 
-def measure_step(spec: Spec) -> dict[str, Any]:
+class Bench:
+    """A step, warmed up.
+
+    Args:
+        spec: What to prepare.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        net, self._image = build_net(spec, dtype), make_image(spec, dtype, _image_device(spec))
+        start = time.perf_counter()
+        self._step: Step = prepare_step(net, spec)
+        self.compile_seconds = time.perf_counter() - start
+        for _ in range(spec.num_warmups):
+            self._run()
+        self._step.zero_grad()
+
+    def _run(self) -> None:
+        self._step.zero_grad()
+        self._step.run(self._image)
+
+    def measure_step(self) -> Result:
+        """Time one training step and take its peak memory."""
+        device = self._spec.device
+        self._step.zero_grad()
+        memory = PeakMemory(device)
+        synchronize(device)
+        start = time.perf_counter()
+        self._run()
+        synchronize(device)
+        seconds = time.perf_counter() - start
+        return {
+            "seconds": seconds,
+            "compile_seconds": self.compile_seconds,
+            "peak_bytes": memory.peak_bytes,
+            "memory_measure": memory.measure,
+            "num_warmups": self._spec.num_warmups,
+            "num_threads": torch.get_num_threads(),
+            **self._step.notes,
+        }
+
+    def profile(self) -> Result:
+        """What the device does during a step."""
+        self._step.zero_grad()
+        return profile_step(self._run)
+
+
+def measure_step(spec: Spec) -> Result:
     """Time one training step, warm-ups and preparation not included, and take its peak memory."""
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    net, image = build_net(spec, dtype), make_image(spec, dtype, _image_device(spec))
-    start = time.perf_counter()
-    step = prepare_step(net, spec)
-    compile_seconds = time.perf_counter() - start
-    for _ in range(spec.num_warmups):
-        step.run(image)
-    step.zero_grad()
-    memory = PeakMemory(spec.device)
-    synchronize(spec.device)
-    start = time.perf_counter()
-    step.zero_grad()
-    step.run(image)
-    synchronize(spec.device)
-    seconds = time.perf_counter() - start
-    peak_bytes = memory.peak_bytes
-    idle: dict[str, Any] = {}
-    if spec.device != "cpu":
-        step.zero_grad()
-        idle = measure_idle(partial(step.run, image))
-    return {
-        "seconds": seconds,
-        "compile_seconds": compile_seconds,
-        "peak_bytes": peak_bytes,
-        **idle,
-        "memory_measure": memory.measure,
-        "num_warmups": spec.num_warmups,
-        "num_threads": torch.get_num_threads(),
-        **step.notes,
-    }
+    return Bench(spec).measure_step()
 
 
-def check_gradients(spec: Spec) -> dict[str, Any]:
+def check_gradients(spec: Spec) -> Result:
     """Compare the gradients of all parameters with the plain net's, in float64.
 
     The error of a parameter is the largest difference, relative to its largest plain gradient.
@@ -104,12 +128,40 @@ def _grad(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def measure(spec: Spec) -> dict[str, Any]:
+def measure(spec: Spec) -> Result:
     """The result of a specification, whatever comes of it."""
+    _set_threads(spec)
+    return _attempt(partial(measure_step if spec.task == "step" else check_gradients, spec))
+
+
+def serve(spec: Spec, requests: Any, answer: Callable[[Result], None]) -> None:
+    """Prepare a step, then answer requests until there are no more, or one fails."""
+    _set_threads(spec)
+    prepared: list[Bench] = []
+
+    def prepare() -> Result:
+        prepared.append(Bench(spec))
+        return {"compile_seconds": prepared[0].compile_seconds}
+
+    result = _attempt(prepare)
+    answer(result)
+    for request in requests:
+        if result["status"] != "ok":
+            return
+        (bench,) = prepared
+        result = _attempt({"step": bench.measure_step, "profile": bench.profile}[request.strip()])
+        answer(result)
+
+
+def _set_threads(spec: Spec) -> None:
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
+
+
+def _attempt(work: Callable[[], Result]) -> Result:
+    """What comes of it, as a result."""
     try:
-        result = measure_step(spec) if spec.task == "step" else check_gradients(spec)
+        result = work()
     except ImportError as error:
         return {"status": "not installed", "reason": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever fails is a result: the other variants still run
@@ -118,5 +170,13 @@ def measure(spec: Spec) -> dict[str, Any]:
     return {"status": "ok", **result}
 
 
+def _print(result: Result) -> None:
+    print(json.dumps(result), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(Spec.from_json(sys.argv[1]))))
+    _spec = Spec.from_json(sys.argv[1])
+    if sys.argv[2:] == ["--serve"]:
+        serve(_spec, sys.stdin, _print)
+    else:
+        _print(measure(_spec))

@@ -12,6 +12,7 @@ from benchmarks import methods, worker
 from benchmarks.cases import QUICK_CASES, Case, Run
 from benchmarks.memory import PeakMemory
 from benchmarks.nets import Net
+from benchmarks.processes import Server
 from benchmarks.run import main
 from benchmarks.spec import Spec, Task
 from benchmarks.variants import parse_variant
@@ -109,6 +110,30 @@ def test_lightstream_is_exact_but_for_batch_norm() -> None:
     result = measure(_spec("quick-tupac", "check", "lightstream"))
     assert result["status"] == "ok"
     assert result["gradient_error_without_batch_norm"] < _EXACT
+
+
+def test_a_server_answers_until_it_is_left() -> None:
+    with Server(_spec("quick-resnet18", "step", "reuse")) as server:
+        assert server.ready()["status"] == "ok"
+        steps = [server.ask("step") for _ in range(2)]
+        profile = server.ask("profile")
+        failed = [server.ask("nonsense"), server.ask("step")]
+    assert [step["status"] for step in steps] == ["ok", "ok"]
+    assert all(step["seconds"] > 0 and step["grid"] for step in steps)
+    assert profile["status"] == "ok"
+    assert [each["status"] for each in failed] == ["failed", "failed"]
+
+
+def test_a_server_that_cannot_prepare_says_so_each_time() -> None:
+    with Server(replace(_spec("quick-resnet18", "step", "reuse"), tile_size=(0, 0))) as server:
+        results = [server.ready(), server.ask("step"), server.ask("profile")]
+    assert [result["status"] for result in results] == ["failed"] * 3
+    assert "tile_size" in results[-1]["reason"]
+
+
+def test_a_server_that_takes_too_long_is_given_up() -> None:
+    with Server(_spec("quick-resnet18", "step", "reuse"), timeout_seconds=0.1) as server:
+        assert server.ask("step")["status"] == "failed"
 
 
 def test_checkpointing_wraps_every_block_once() -> None:

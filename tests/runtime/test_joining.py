@@ -40,7 +40,7 @@ def layouts(num_axes: int) -> list[Layout]:
             AxisJoin(2 + i, SIZES[i][0] if has_received[i] else 0, SIZES[i][1], handed[i]) for i in range(num_axes)
         )
         if all(axis.handed.stop <= axis.size for axis in axes):
-            found.append(Layout(axes, torch.contiguous_format))
+            found.append(Layout(axes, torch.contiguous_format, 2 + num_axes))
     return found
 
 
@@ -74,7 +74,8 @@ def test_like_concatenation(num_axes: int, with_joined: bool) -> None:
 
 def test_the_gradient_of_what_was_received_is_a_tensor_of_its_own() -> None:
     received, new = (torch.randn(1, 2, rows, 5, requires_grad=True) for rows in (2, 30))
-    layout = Layout((AxisJoin(2, 2, 30, Interval(0, 0)), AxisJoin(3, 0, 5, Interval(0, 0))), torch.contiguous_format)
+    axes = (AxisJoin(2, 2, 30, Interval(0, 0)), AxisJoin(3, 0, 5, Interval(0, 0)))
+    layout = Layout(axes, torch.contiguous_format, 4)
     joined, handed = join(layout, new, [received])
     assert list(handed) == [None, None]
     joined.square().sum().backward()

@@ -29,6 +29,7 @@ from streamplan.analysis.schedule import (
     schedule_axis,
     smallest_tile_size,
 )
+from streamplan.analysis.unbounded import effective_strides
 from streamplan.errors import PlanMismatchError, TileSizeError
 from streamplan.ir import Graph
 from streamplan.lowering import LoweredPart, lower_part
@@ -180,7 +181,7 @@ def _clusters(graph: Graph, part: StreamedPart) -> Clusters:
 
 
 def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[AxisSchedule, ...]:
-    """Steps as even as can be of at most the tile size, in samples of the first input map.
+    """Steps of at most the tile size, in samples of the first input map.
 
     What is left when the image has ended is computed in steps of its own if the last step would be much the largest.
     """
@@ -188,16 +189,32 @@ def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[AxisSche
     clusters = _clusters(lowered.graph, part)
     schedules = []
     for axis, (extent, size) in enumerate(zip(part.extents[part.input_maps[0]], tile_size, strict=True)):
-        count = -(-extent // size)
-        stops = tuple(index * extent // count for index in range(count + 1))
+        strides = effective_strides(part, axis, part.input_maps[0]).values()
+        stops = _stops(extent, size, max((int(stride) for stride, _ in strides), default=1))
         plain = schedule_carried_axis(part, clusters, axis, stops)
-        num_more = count_flush_steps(part, clusters, axis, stops) if count > 1 else 0
+        num_more = count_flush_steps(part, clusters, axis, stops) if len(stops) > 2 else 0
         if num_more:
             spread = schedule_carried_axis(part, clusters, axis, stops + (extent,) * num_more)
             is_worth = _peak_bytes(lowered, axis, spread) < _WORTH_SPREADING * _peak_bytes(lowered, axis, plain)
             plain = spread if is_worth else plain
         schedules.append(plain)
     return tuple(schedules)
+
+
+def _stops(extent: int, size: int, stride: int) -> tuple[int, ...]:
+    """Boundaries of the fewest steps of at most `size` samples.
+
+    Steps are multiples of the effective stride where that needs no further step, so that all but the last are alike;
+    else as even as can be.
+
+    >>> _stops(100, 40, 8), _stops(100, 35, 8)
+    ((0, 40, 80, 100), (0, 33, 66, 100))
+    """
+    count = -(-extent // size)
+    step = -(-extent // (count * stride)) * stride
+    if step <= size:
+        return (*range(0, extent, step), extent)
+    return tuple(index * extent // count for index in range(count + 1))
 
 
 def _peak_bytes(lowered: LoweredPart, axis: int, schedule: AxisSchedule) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class _Crop(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dims: tuple[int, ...], spans: list[Interval], memory_format: torch.memory_format
+        ctx: Any, x: Tensor, dims: tuple[int, ...], spans: Sequence[Interval], memory_format: torch.memory_format
     ) -> Tensor:
         ctx.dims, ctx.spans, ctx.shape, ctx.memory_format = dims, spans, x.shape, memory_format
         return narrowed(x, dims, spans)
@@ -59,13 +60,13 @@ class _Crop(torch.autograd.Function):
         return whole, None, None, None
 
 
-def crop(x: Tensor, dims: tuple[int, ...], spans: list[Interval], memory_format: torch.memory_format) -> Tensor:
+def crop(x: Tensor, dims: tuple[int, ...], spans: Sequence[Interval], memory_format: torch.memory_format) -> Tensor:
     """A view of part of a tensor whose gradient has a memory order of its own; it must not be written over."""
     cropped: Tensor = _Crop.apply(x, dims, spans, memory_format)  # type: ignore[no-untyped-call]
     return cropped
 
 
-def narrowed(x: Tensor, dims: tuple[int, ...], spans: list[Interval]) -> Tensor:
+def narrowed(x: Tensor, dims: tuple[int, ...], spans: Sequence[Interval]) -> Tensor:
     """A view of part of a tensor."""
     for dim, span in zip(dims, spans, strict=True):
         x = narrow(x, dim, span)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from streamplan.geometry import Interval
 
 Box = tuple[Interval, ...]
 """Positions along every image axis."""
-_ALL = slice(None)
+Index = tuple[slice, ...]
+"""A box, for indexing a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,40 +49,81 @@ class AxisJoin:
         return self.num_received + self.num_new
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """Where everything lies in the joined block."""
 
     axes: tuple[AxisJoin, ...]
     memory_format: torch.memory_format
+    rank: int
+    """Dimensions of the tensors."""
 
-    @property
-    def new(self) -> Box:
-        """The new block."""
-        return tuple(Interval(axis.num_received, axis.size) for axis in self.axes)
+    @cached_property
+    def is_trivial(self) -> bool:
+        """Whether nothing was received and nothing is handed on."""
+        return all(axis.num_received == 0 and axis.handed.is_empty for axis in self.axes)
 
-    @property
-    def received(self) -> list[Box | None]:
-        """What was received, by axis."""
-        return [self._across(i, Interval(0, axis.num_received)) for i, axis in enumerate(self.axes)]
+    @cached_property
+    def pieces(self) -> tuple[Index, ...]:
+        """The new block, and what was received along the axes along which something was."""
+        return tuple(self.index(box) for box in self._pieces)
 
-    @property
-    def handed(self) -> list[Box | None]:
+    @cached_property
+    def handed(self) -> tuple[Index | None, ...]:
         """What is handed on, by axis."""
-        return [self._across(i, axis.handed) for i, axis in enumerate(self.axes)]
+        return tuple(None if box is None else self.index(box) for box in self._handed)
 
-    def part(self, x: Tensor, box: Box) -> Tensor:
-        """A view of a box of the joined block."""
-        index = [_ALL] * x.dim()
+    @cached_property
+    def arriving(self) -> tuple[tuple[tuple[int, Index, Index], ...], ...]:
+        """For each of the pieces, what it shares with things handed on: axis, index there, index in the piece."""
+        return tuple(
+            tuple(
+                (axis, self.index(_from_start_of(other, common)), self.index(_from_start_of(box, common)))
+                for axis, other in enumerate(self._handed)
+                if other is not None and (common := _intersection(box, other)) is not None
+            )
+            for box in self._pieces
+        )
+
+    def shape_of(self, x: Tensor) -> list[int]:
+        """The joined block's shape."""
+        shape = list(x.shape)
+        for axis in self.axes:
+            shape[axis.dim] = axis.size
+        return shape
+
+    def shape_of_piece(self, number: int, x: Tensor) -> list[int]:
+        """A piece's shape; of `x`, a part of the joined block, the other dimensions are taken."""
+        shape = list(x.shape)
+        for axis, span in zip(self.axes, self._pieces[number], strict=True):
+            shape[axis.dim] = span.size
+        return shape
+
+    def index(self, box: Box) -> Index:
+        """A box as an index."""
+        index = [slice(None)] * self.rank
         for axis, span in zip(self.axes, box, strict=True):
             index[axis.dim] = slice(span.start, span.stop)
-        return x[tuple(index)]
+        return tuple(index)
+
+    @cached_property
+    def _pieces(self) -> tuple[Box, ...]:
+        received = (self._across(i, Interval(0, axis.num_received)) for i, axis in enumerate(self.axes))
+        return self._new, *(box for box in received if box is not None)
+
+    @cached_property
+    def _handed(self) -> tuple[Box | None, ...]:
+        return tuple(self._across(i, axis.handed) for i, axis in enumerate(self.axes))
+
+    @cached_property
+    def _new(self) -> Box:
+        return tuple(Interval(axis.num_received, axis.size) for axis in self.axes)
 
     def _across(self, position: int, span: Interval) -> Box | None:
         if span.is_empty:
             return None
         outer = (Interval(0, axis.size) for axis in self.axes[:position])
-        return (*outer, span, *self.new[position + 1 :])
+        return (*outer, span, *self._new[position + 1 :])
 
 
 class _Join(torch.autograd.Function):
@@ -88,45 +131,34 @@ class _Join(torch.autograd.Function):
     def forward(ctx: Any, layout: Layout, x: Tensor, *received: Tensor) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
         ctx.layout = layout
-        shape = list(x.shape)
-        for axis in layout.axes:
-            shape[axis.dim] = axis.size
-        joined = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout.memory_format)
-        boxes = (layout.new, *(box for box in layout.received if box is not None))
-        for box, piece in zip(boxes, (x, *received), strict=True):
-            layout.part(joined, box).copy_(piece)
+        joined = torch.empty(layout.shape_of(x), dtype=x.dtype, device=x.device, memory_format=layout.memory_format)
+        for index, piece in zip(layout.pieces, (x, *received), strict=True):
+            joined[index].copy_(piece)
         handed = (
-            None if box is None else layout.part(joined, box).clone(memory_format=layout.memory_format)
-            for box in layout.handed
+            None if index is None else joined[index].clone(memory_format=layout.memory_format)
+            for index in layout.handed
         )
         return joined, *handed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         layout: Layout = ctx.layout
-        whole, *of_handed = gradients
-        sources = [
-            (box, g) for box, g in zip(layout.handed, of_handed, strict=True) if box is not None and g is not None
-        ]
-        boxes = (layout.new, *(box for box in layout.received if box is not None))
-        return None, *(_gathered(layout, box, whole, sources) for box in boxes)
+        return None, *(_gathered(layout, number, *gradients) for number in range(len(layout.pieces)))
 
 
-def _gathered(layout: Layout, box: Box, whole: Tensor | None, sources: Sequence[tuple[Box, Tensor]]) -> Tensor | None:
-    """The gradient of one box of the joined block, as a tensor of its own; None if nothing arrives there."""
-    found = None if whole is None else layout.part(whole, box).clone(memory_format=layout.memory_format)
-    for other, gradient in sources:
-        if (common := _intersection(box, other)) is None:
+def _gathered(layout: Layout, number: int, whole: Tensor | None, *of_handed: Tensor | None) -> Tensor | None:
+    """The gradient of a piece of the joined block, as a tensor of its own; None if nothing arrives there."""
+    found = None if whole is None else whole[layout.pieces[number]].clone(memory_format=layout.memory_format)
+    for axis, there, here in layout.arriving[number]:
+        gradient = of_handed[axis]
+        if gradient is None:
             continue
         if found is None:
-            shape = list(gradient.shape)
-            for axis, span in zip(layout.axes, box, strict=True):
-                shape[axis.dim] = span.size
+            shape = layout.shape_of_piece(number, gradient)
             found = torch.empty(
                 shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout.memory_format
             ).zero_()
-        piece = layout.part(gradient, _from_start_of(other, common))
-        layout.part(found, _from_start_of(box, common)).add_(piece)
+        found[here].add_(gradient[there])
     return found
 
 

@@ -7,9 +7,10 @@ The segment is data (regions, layouts) and one function, the emitted `tile`; it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from streamplan.analysis.regions import StreamedEdge, StreamedPart
 from streamplan.analysis.schedule import AxisSchedule, tile_indices
 from streamplan.ir import TensorSpec
 from streamplan.planning.memory import TileMemory
+from streamplan.runtime.kinds import Kind, step_kinds
 
 TileFunction = Callable[..., tuple[torch.Tensor | None, ...]]
 """`tile(t, w, *maps)`, as emitted."""
@@ -84,6 +86,19 @@ class Segment:
         for edge in self.part.edges:
             table.setdefault(edge.reader, edge.source)
         return table
+
+    @cached_property
+    def by_kind(self) -> dict[Hashable, Any]:
+        """What tiles have worked out for all of their kind; they fill it."""
+        return {}
+
+    @cached_property
+    def _step_kinds(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(step_kinds(schedule) for schedule in self.schedules)
+
+    def kind(self, index: tuple[int, ...]) -> Kind:
+        """Equal for tiles that are alike but for where they are."""
+        return tuple(kinds[i] for kinds, i in zip(self._step_kinds, index, strict=True))
 
     def tile_indices(self) -> Iterator[tuple[int, ...]]:
         """Step numbers of every tile, in raster order."""

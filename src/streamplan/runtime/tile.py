@@ -6,7 +6,7 @@ return a tensor; the last argument names the call on whose behalf they act.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -25,11 +25,12 @@ from streamplan.geometry import (
     LinearResize,
     ScatterWindow,
 )
-from streamplan.runtime.crops import NativeFit, crop, narrow, narrowed, pad_constant
+from streamplan.runtime.crops import crop, narrow, narrowed, pad_constant
 from streamplan.runtime.dropout import drop, scale
 from streamplan.runtime.joining import AxisJoin, Layout, join
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.transfers import numbers_on
+from streamplan.runtime.windows import Window, find_window
 
 CarryKey = tuple[str, int]
 """Name of a carried value, and the axis it is carried along."""
@@ -54,6 +55,7 @@ class Tile:
         self._received = received
         self.handed: dict[CarryKey, Tensor] = {}
         self.steps: tuple[AxisStep, ...] = tuple(s.steps[i] for s, i in zip(segment.schedules, index, strict=True))
+        self._kind = segment.kind(index)
 
     def slices(self, name: str, *, blocks: bool = False) -> tuple[slice, ...]:
         """Index of a value's region, or of its block of the cut, in the full-size tensor."""
@@ -73,24 +75,37 @@ class Tile:
 
         See `joining` for where they lie.
         """
-        axes: dict[int, AxisJoin] = {}
-        received = []
-        for axis, (dim, step) in enumerate(zip(self._segment.dims[name], self.steps, strict=True)):
-            carried = self._received.get((name, axis))
-            if carried is not None:
-                received.append(carried)
-                if x is None:  # nothing is new: the block is what was received
-                    x = carried.narrow(dim, 0, 0)
-            if x is not None:
-                num_received = 0 if carried is None else carried.shape[dim]
-                handed = step.carried_out[name].relative_to(step.carried_in[name].start)
-                axes[axis] = AxisJoin(dim, num_received, x.shape[dim], handed)
-        if x is None or not (received or any(not axis.handed.is_empty for axis in axes.values())):
-            return x
-        layout = Layout(tuple(axes.values()), self._segment.memory_format(x.dim()))
-        x, handed_on = join(layout, x, received)
+        received = {
+            axis: tensor for axis in range(len(self.steps)) if (tensor := self._received.get((name, axis))) is not None
+        }
+        axes: Sequence[int] = range(len(self.steps))
+        if x is not None:
+            key = (name, tuple(received), self._kind)
+            layout: Layout | None = self._segment.by_kind.get(key)
+            if layout is None:
+                layout = self._segment.by_kind[key] = self._layout(x, name, received, axes)
+            if layout.is_trivial:
+                return x
+        elif received:  # nothing is new: the block is what was received
+            first = min(received)
+            axes = axes[first:]
+            x = received[first].narrow(self._segment.dims[name][first], 0, 0)
+            layout = self._layout(x, name, received, axes)
+        else:
+            return None
+        x, handed_on = join(layout, x, tuple(received.values()))
         self.handed |= {(name, a): tensor for a, tensor in zip(axes, handed_on, strict=True) if tensor is not None}
         return x
+
+    def _layout(self, x: Tensor, name: str, received: Mapping[int, Tensor], axes: Sequence[int]) -> Layout:
+        """Where a new block and what was received lie, joined along some axes."""
+        joins = []
+        for axis in axes:
+            dim, step = self._segment.dims[name][axis], self.steps[axis]
+            num_received = received[axis].shape[dim] if axis in received else 0
+            handed = step.carried_out[name].relative_to(step.carried_in[name].start)
+            joins.append(AxisJoin(dim, num_received, x.shape[dim], handed))
+        return Layout(tuple(joins), self._segment.memory_format(x.dim()), x.dim())
 
     def window(
         self,
@@ -107,45 +122,35 @@ class Tile:
         With `native`, padding that the operation adds itself is left out, and samples behind the last window are left
         in; see `padding`. With `spare`, the reader may write over the result.
         """
-        key = (reader, source or self._segment.first_source[reader])
-        reads = [step.reads[key] for step in self.steps]
+        source = source or self._segment.first_source[reader]
         if x is None:  # nothing there yet: along one axis at least, every window lies in padding
-            x = self._segment.blank(key[1], [read.span.size for read in reads], self._device)
-            return pad_constant(x, self._border(key[1], x.dim(), [(read.before, read.after) for read in reads]), fill)
-        regions = [step.regions[key[1]] for step in self.steps]
-        spans, padding = [read.span for read in reads], [(read.before, read.after) for read in reads]
-        if native and (fits := self._native_fits(reader)):
-            spans = [Interval(span.start, fit.stop) for span, fit in zip(spans, fits, strict=True)]
-            padding = [
-                (0, 0) if fit.padding or not any(pair) else pair for fit, pair in zip(fits, padding, strict=True)
-            ]
-        # An empty span may lie outside the region; which zero samples are taken does not matter.
-        inside = [
-            Interval(0, 0) if span.is_empty else span.relative_to(region.start)
-            for span, region in zip(spans, regions, strict=True)
-        ]
-        dims = self._segment.dims[key[1]]
-        if any(span != Interval(0, region.size) for span, region in zip(inside, regions, strict=True)):
-            x = narrowed(x, dims, inside) if spare else crop(x, dims, inside, self._segment.memory_format(x.dim()))
-        return pad_constant(x, self._border(key[1], x.dim(), padding), fill)
+            reads = [step.reads[reader, source] for step in self.steps]
+            x = self._segment.blank(source, [read.span.size for read in reads], self._device)
+            return pad_constant(x, self._border(source, x.dim(), [(read.before, read.after) for read in reads]), fill)
+        window = self._window(reader, source, native=native)
+        if window.spans is not None:
+            dims = self._segment.dims[source]
+            if spare:
+                x = narrowed(x, dims, window.spans)
+            else:
+                x = crop(x, dims, window.spans, self._segment.memory_format(x.dim()))
+        if window.border is None:
+            return x
+        return pad_constant(x, self._border(source, x.dim(), window.border), fill)
 
     def padding(self, reader: str) -> tuple[int, ...]:
         """Padding that a convolution or a pool adds itself, per axis, on both sides."""
-        fits = self._native_fits(reader)
-        return tuple(fit.padding for fit in fits) if fits else (0,) * len(self.steps)
+        return self._window(reader, self._segment.first_source[reader], native=True).padding
 
-    def _native_fits(self, reader: str) -> list[NativeFit]:
-        """How the operation can be run on each axis; empty if a map without samples is read, which torch refuses."""
-        edge = self._segment.edges[reader, self._segment.first_source[reader]]
-        reads = [step.reads[edge.key] for step in self.steps]
-        if any(read.span.is_empty for read in reads):
-            return []
-        return [
-            NativeFit.find(axis_map, read, step.regions[edge.source].stop, step.computed[reader].size)
-            for axis_map, read, step in zip(edge.axis_maps, reads, self.steps, strict=True)
-        ]
+    def _window(self, reader: str, source: str, *, native: bool) -> Window:
+        key = (reader, source, native, self._kind)
+        window: Window | None = self._segment.by_kind.get(key)
+        if window is None:
+            window = find_window(self._segment, self.steps, reader, source, native=native)
+            self._segment.by_kind[key] = window
+        return window
 
-    def _border(self, name: str, rank: int, padding: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _border(self, name: str, rank: int, padding: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Padding of the image axes as padding of all dimensions."""
         border = [(0, 0)] * rank
         for dim, pair in zip(self._segment.dims[name], padding, strict=True):

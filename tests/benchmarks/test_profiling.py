@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.idle import idle_share, measure_idle, spans_of
+from benchmarks.profiling import idle_share, profile_step, spans_of
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,14 @@ def test_kernels_of_a_trace() -> None:
     step = {"cat": "user_annotation", "name": "benchmark step", "ts": 5, "dur": 20}
     others = [
         {"cat": "kernel", "name": "conv", "ts": 7, "dur": 3},
-        {"cat": "gpu_memcpy", "name": "copy", "ts": 10, "dur": 9},
+        {"cat": "gpu_memcpy", "name": "Memcpy HtoD (Pinned -> Device)", "ts": 10, "dur": 9},
+        {"cat": "gpu_memcpy", "name": "Memcpy DtoD (Device -> Device)", "ts": 20, "dur": 1},
+        {"cat": "gpu_memset", "name": "Memset (Device)", "ts": 22, "dur": 1},
         {"cat": "gpu_user_annotation", "name": "benchmark step", "ts": 7, "dur": 3},
         {"cat": "cpu_op", "name": "aten::conv2d", "ts": 5, "dur": 1},
         {"cat": "kernel", "name": "no duration", "ts": 7},
     ]
-    assert spans_of([*others, step]) == ((5.0, 25.0), [(7.0, 10.0)])
+    assert spans_of([*others, step]) == ((5.0, 25.0), [(7.0, 10.0), (20.0, 21.0), (22.0, 23.0)])
     with pytest.raises(ValueError, match="no step"):
         spans_of(others)
 
@@ -39,7 +41,8 @@ def test_kernels_of_a_trace() -> None:
 def test_a_step_is_found_in_a_trace_of_torchs() -> None:
     """On the CPU there are no kernels, so no share is told."""
     calls: list[int] = []
-    found = measure_idle(lambda: calls.append(int(torch.ones(3).sum())))
+    found = profile_step(lambda: calls.append(int(torch.ones(3).sum())))
     assert calls == [3]
     if not torch.cuda.is_available():
-        assert found == {"device_idle_share": None, "num_kernels": 0}
+        assert found["device_idle_share"] is None
+        assert (found["num_kernels"], found["operations"]) == (0, [])
