@@ -30,7 +30,7 @@ def profile_step(run: Callable[[], object]) -> dict[str, Any]:
         take most of it. The share is None where no kernel ran, as on the CPU.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with profile(activities=activities) as profiler, record_function(_STEP):
+    with profile(activities=activities, acc_events=True) as profiler, record_function(_STEP):
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()

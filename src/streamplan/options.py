@@ -25,6 +25,7 @@ HALO_POLICIES = ("auto", "recompute", "reuse")
 PASSES = MappingProxyType(
     {
         "fold_batch_norm": "eval-mode BatchNorm folded into the convolution before it, differentiably",
+        "fuse_relu": "ReLU, and a sum before it, computed with the convolution before them",
         "native_padding": "zero padding equal on both sides of a tile stays inside the operation",
         "inplace": "activations and sums written over an operand that nothing else reads",
         "channels_last": "tiles and convolution weights in channels-last memory order",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -114,10 +115,8 @@ def wrong_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pad with ones where the map ends."""
     window = Tile.window
 
-    def padded(
-        self: Tile, x: Tensor, reader: str, *, source: str | None = None, fill: float = 0.0, native: bool = False
-    ) -> Tensor:
-        return window(self, x, reader, source=source, fill=fill or 1.0, native=native)
+    def padded(self: Tile, x: Tensor, reader: str, *, fill: float = 0.0, **options: Any) -> Tensor:
+        return window(self, x, reader, fill=fill or 1.0, **options)
 
     monkeypatch.setattr(Tile, "window", padded)
 

@@ -33,7 +33,9 @@ def peak_bytes(step: torch.nn.Module, image: torch.Tensor, trace: Path) -> int:
     Garbage of earlier tests goes first: freed halfway, it would be taken from the peak.
     """
     gc.collect()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         result = step(image)
         if result.requires_grad:
             result.backward(torch.ones_like(result))

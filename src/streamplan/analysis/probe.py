@@ -47,7 +47,6 @@ rounding pass no gradient; they count as if they did.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from functools import cached_property
 
 import torch
@@ -55,7 +54,7 @@ from torch import Tensor
 
 from streamplan.analysis.fields import measured_stride, only_inside, spans_of
 from streamplan.analysis.reads import CountedReads, PulledReads
-from streamplan.analysis.unbounded import Reads
+from streamplan.analysis.unbounded import EffectiveStride, Reads
 from streamplan.errors import ProbeMismatchError
 from streamplan.ir import OpCall
 
@@ -119,14 +118,14 @@ def _difference(pulled: Tensor, counted: Tensor, what: str) -> str:
     return f"{what}: {numbers}; the first position that differs is {position} of {pulled.shape[1]}"
 
 
-def check_fields(call: OpCall, axis: int, expected: Reads, stride: tuple[Fraction, bool], measured: Reads) -> None:
+def check_fields(call: OpCall, axis: int, expected: Reads, stride: EffectiveStride, measured: Reads) -> None:
     """Compare what positions away from the borders read, by interval arithmetic, with what the probe measured.
 
     Args:
         call: The call that computes the value.
         axis: Image axis.
         expected: Reads of the positions in the middle, were the image unbounded.
-        stride: Effective stride by interval arithmetic, and whether all paths agree on it.
+        stride: Effective stride by interval arithmetic.
         measured: Reads of the same positions on the image.
 
     Raises:
@@ -136,11 +135,11 @@ def check_fields(call: OpCall, axis: int, expected: Reads, stride: tuple[Fractio
     for one, other, is_inside in pairs:
         if is_inside and one != other:
             raise _mismatch(call, axis, f"reads {_span(one)} by interval arithmetic, {_span(other)} by the probe")
-    value, agreed = stride
     inside = measured.of(only_inside(expected).positions)
     found = measured_stride(inside)
-    if agreed and found not in (None, value) and 3 * value.denominator <= inside.positions.size:
-        raise _mismatch(call, axis, f"effective stride {value} by interval arithmetic, {found} by the probe")
+    is_telling = stride.is_agreed and 3 * stride.period <= inside.positions.size
+    if is_telling and found not in (None, stride.samples):
+        raise _mismatch(call, axis, f"effective stride {stride.samples} by interval arithmetic, {found} by the probe")
 
 
 def _span(span: tuple[int, int, int] | None) -> str:

@@ -9,9 +9,11 @@ A map that looks positions up in a table is continued with the table's own perio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,20 +88,41 @@ def unbounded_reads(part: StreamedPart, axis: int, source: str, wanted: Mapping[
     return reads
 
 
-def effective_strides(part: StreamedPart, axis: int, source: str) -> dict[str, tuple[Fraction, bool]]:
-    """Image samples per position of every value that depends on `source`, and whether all paths agree on it.
+class EffectiveStride(NamedTuple):
+    """How far apart the positions of a value are."""
+
+    samples: Fraction
+    """Image samples per position."""
+    is_agreed: bool
+    """Whether all paths from the image agree on it."""
+    period: int
+    """Positions after which what they read repeats, moved by a whole number of samples."""
+
+
+def effective_strides(part: StreamedPart, axis: int, source: str) -> dict[str, EffectiveStride]:
+    """The effective stride of every value that depends on `source`.
 
     Where paths of different strides meet, such as a map resized to the size of an odd one, the first path counts.
     """
-    strides = {source: (Fraction(1), True)}
+    strides = {source: EffectiveStride(Fraction(1), True, 1)}
     for edge in part.edges:
         if edge.source not in strides:
             continue
-        stride, agreed = strides[edge.source]
-        stride *= stride_of(edge.axis_maps[axis], part.extents[edge.source][axis], part.extents[edge.reader][axis])
-        known, known_agreed = strides.get(edge.reader, (stride, True))
-        strides[edge.reader] = (known, known_agreed and agreed and known == stride)
+        samples, is_agreed, period = strides[edge.source]
+        num_inputs, num_outputs = part.extents[edge.source][axis], part.extents[edge.reader][axis]
+        own = stride_of(edge.axis_maps[axis], num_inputs, num_outputs)
+        moved, repeats = (num_inputs, num_outputs) if _is_table(edge.axis_maps[axis]) else own.as_integer_ratio()
+        samples, period = samples * own, repeats * (period // math.gcd(period, moved))
+        known = strides.get(edge.reader, EffectiveStride(samples, True, 1))
+        is_agreed = is_agreed and known.is_agreed and known.samples == samples
+        strides[edge.reader] = EffectiveStride(known.samples, is_agreed, math.lcm(known.period, period))
     return strides
+
+
+def _is_table(axis_map: AxisMap) -> bool:
+    """Whether positions are looked up, so that nothing repeats before the end of the map."""
+    regular = (AffineWindow, LinearResize, AveragingWindow, ScatterWindow, FoldedPadding, FoldedWindow)
+    return not isinstance(axis_map, regular)
 
 
 def stride_of(axis_map: AxisMap, num_inputs: int, num_outputs: int) -> Fraction:

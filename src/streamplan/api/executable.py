@@ -43,8 +43,6 @@ class Executable:
     """Paths of the modules with a call in the streamed part, and of those around them."""
     streamed_batch_norms: tuple[str, ...]
     """Paths of the BatchNorm modules in the streamed part."""
-    narrowed: frozenset[str]
-    """Small tensors that autocast narrows wherever they are read."""
     is_streamed_whole: bool
     """Whether the model returns one map, which tiles compute."""
 
@@ -170,7 +168,7 @@ class Executable:
         weights |= {name: values[name] for name in program.prologue_smalls}
         drawn = {name: draw(request, device) for name, request in self.draws.items()}
         tensors = {**weights, **dict(self.program.derive(weights)), **drawn}
-        smalls = {name: self._narrowed(name, self.segment.ordered(tensors[name]), device) for name in program.smalls}
+        smalls = {name: self.segment.ordered(tensors[name]) for name in program.smalls}
         made = [x for name, x in smalls.items() if x is not weights.get(name)]
         wanted = [x for x in smalls.values() if x.requires_grad]
         progress.memory = replace(
@@ -180,22 +178,6 @@ class Executable:
             is_differentiated=torch.is_grad_enabled() and (bool(wanted) or progress.memory.is_image_wanted),
         )
         return values, smalls, tuple(weights.values())
-
-    def _narrowed(self, name: str, x: Tensor, device: torch.device) -> Tensor:
-        """A small tensor in the dtype that tiles use it in under autocast, if it needs no gradient.
-
-        Tensors that need one are narrowed once per pass by autocast itself, which keeps what it made of leaves that
-        require a gradient and of nothing else.
-        """
-        is_kept = torch.is_grad_enabled() and x.requires_grad
-        if (
-            is_kept
-            or name not in self.narrowed
-            or x.dtype != torch.float32
-            or not torch.is_autocast_enabled(device.type)
-        ):
-            return x
-        return x.to(torch.get_autocast_dtype(device.type))
 
 
 def build_executable(prepared: PreparedPlan) -> Executable:
@@ -220,6 +202,7 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         tile=loaded.tile,
         maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
         memory=TileMemory(plan, live_tile_bytes(lowered, prepared.schedules)),
+        narrowed=find_narrowed(lowered.graph, part.order, program.smalls),
         is_channels_last="channels_last" in lowered.passes,
         keeps_carries_on_host=plan.carries == "host",
         num_kept_tiles=plan.keep_tiles,
@@ -233,7 +216,6 @@ def build_executable(prepared: PreparedPlan) -> Executable:
     norms = tuple(
         call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed
     )
-    narrowed = find_narrowed(lowered.graph, part.order, program.smalls)
     is_whole = tuple(prepared.graph.outputs) == part.frontier and len(part.frontier) == 1
     return Executable(
         prepared,
@@ -244,7 +226,6 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         frozenset(resident),
         around,
         norms,
-        narrowed,
         is_whole,
     )
 

@@ -138,7 +138,7 @@ class StreamedFields:
         fields = {}
         for name, reads in unbounded_reads(self.part, problem.axis, problem.source, wanted).items():
             if name in wanted:
-                stride, _ = strides[name]
+                stride = strides[name].samples
                 field, before, after = describe_reads(reads.of(wanted[name]), stride)
                 fields[name] = AxisField(field, stride, before, after, None, None)
         return fields

@@ -28,7 +28,7 @@ from streamplan.codegen.subgraph import FunctionSource, function_source, import_
 from streamplan.codegen.writer import GlobalNames, TileWriter, identifier
 from streamplan.ir import Graph, OpCall
 from streamplan.lowering import LoweredPart
-from streamplan.rules import Locality, rule_for
+from streamplan.rules import ADDEND, Locality, rule_for
 
 _COMMENT_COLUMN = 100
 """Column the comments of the tile function start at, where the code leaves room."""
@@ -191,7 +191,7 @@ def _tile_source(lowered: LoweredPart, carrying: Carrying | None, names: GlobalN
         call = lowered.graph[name]
         freed = [s for s, reader in last_reader.items() if reader == name and s not in part.frontier]
         lines.append(_call_line(lowered, call, freed, carrying, names))
-        if carrying is not None and name in carrying.carried:
+        if carrying is not None and name in carrying.carried and ADDEND not in call.arguments:
             lines.append(f'    {identifier(name)} = t.join({identifier(name)}, "{name}")')
     blocks = ", ".join(f't.block({identifier(name)}, "{name}")' for name in part.frontier)
     lines.append(f"    return ({blocks},)")
@@ -210,7 +210,9 @@ def _call_line(
     assert rule is not None
     expression = rule.emit(rule_context(graph, call, facts.maps), TileWriter(call, lowered, carrying, names))
     if carrying is not None and call.name in carrying.sometimes_empty:
-        expression = f'{expression} if t.has("{call.name}") else None'
+        joins = ADDEND in call.arguments and call.name in carrying.carried
+        nothing = f't.join(None, "{call.name}")' if joins else "None"
+        expression = f'{expression} if t.has("{call.name}") else {nothing}'
     code = f"    {identifier(call.name)} = {expression}"
     code += "".join(f"; {identifier(name)} = None" for name in freed if identifier(name) != identifier(call.name))
     shape = facts.maps[call.name].shape

@@ -11,6 +11,7 @@ from streamplan.analysis.regions import StreamedPart, streamed_part
 from streamplan.ir import Graph
 from streamplan.lowering.draws import find_draw
 from streamplan.lowering.folding import FoldedNorm, find_folds, fold_batch_norms
+from streamplan.lowering.fusing import fuse_relus
 from streamplan.lowering.inplace import find_inplace
 from streamplan.rules import Draw, user_rule_identity
 
@@ -35,7 +36,9 @@ class LoweredPart:
     """Random numbers that tiles share, by the name of the small tensor that holds them, in the order of the calls."""
 
 
-def lower_part(graph: Graph, facts: LocalityFacts, cut: Cut, passes: tuple[str, ...]) -> LoweredPart:
+def lower_part(
+    graph: Graph, facts: LocalityFacts, cut: Cut, passes: tuple[str, ...], device_type: str = "cpu"
+) -> LoweredPart:
     """Rewrite the streamed part of a cut graph.
 
     Args:
@@ -43,6 +46,7 @@ def lower_part(graph: Graph, facts: LocalityFacts, cut: Cut, passes: tuple[str, 
         facts: Its localities.
         cut: The cut.
         passes: Names from `streamplan.options.PASSES`.
+        device_type: Kind of device that computes the tiles.
     """
     folds = find_folds(graph, cut.streamed, cut.frontier) if "fold_batch_norm" in passes else ()
     streamed = cut.streamed
@@ -50,6 +54,10 @@ def lower_part(graph: Graph, facts: LocalityFacts, cut: Cut, passes: tuple[str, 
         graph = fold_batch_norms(graph, folds)
         facts = classify_locality(graph)
         streamed -= {fold.convolution.name for fold in folds}
+    if "fuse_relu" in passes:
+        graph, gone = fuse_relus(graph, streamed, cut.frontier, has_late_bias=device_type == "cuda")
+        facts = classify_locality(graph)
+        streamed -= gone
     part = streamed_part(graph, facts, streamed, cut.frontier)
     if any(user_rule_identity(graph[name].op) for name in part.order):  # a user's function may count on contiguous maps
         passes = tuple(name for name in passes if name != "channels_last")

@@ -39,6 +39,7 @@ from streamplan.planning.barriers import check_batch_norms, check_streamable, fi
 from streamplan.planning.costs import count_costs, streamed_totals
 from streamplan.planning.model import TracedModel, trace_and_lower
 from streamplan.planning.plan import CutCandidate, InputPlan, Plan
+from streamplan.rules import ADDEND
 
 _WORTH_SPREADING = 0.9
 """The flush gets steps of its own if that makes the largest step smaller by more than a tenth."""
@@ -109,7 +110,7 @@ def prepare_plan(
     check_streamable(graph, facts)
     cuts = enumerate_cuts(graph, facts)
     cut = cut_at(graph, facts, options.cut_names) if options.cut_names else cuts[-1]
-    lowered = lower_part(graph, facts, cut, options.passes)
+    lowered = lower_part(graph, facts, cut, options.passes, device.type if device is not None else "cpu")
     part = lowered.part
     is_reused = options.halo != "recompute"
     smallest = tuple(1 if is_reused else smallest_tile_size(part, axis) for axis in range(part.num_axes))
@@ -177,7 +178,8 @@ def _schedule(
 
 
 def _clusters(graph: Graph, part: StreamedPart) -> Clusters:
-    return find_clusters(part, frozenset(name for name in part.order if graph[name].flops == 0))
+    cheap = (name for name in part.order if graph[name].flops == 0 and ADDEND not in graph[name].arguments)
+    return find_clusters(part, frozenset(cheap))
 
 
 def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[AxisSchedule, ...]:
@@ -190,7 +192,7 @@ def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[AxisSche
     schedules = []
     for axis, (extent, size) in enumerate(zip(part.extents[part.input_maps[0]], tile_size, strict=True)):
         strides = effective_strides(part, axis, part.input_maps[0]).values()
-        stops = _stops(extent, size, max((int(stride) for stride, _ in strides), default=1))
+        stops = _stops(extent, size, max(int(stride.samples) for stride in strides))
         plain = schedule_carried_axis(part, clusters, axis, stops)
         num_more = count_flush_steps(part, clusters, axis, stops) if len(stops) > 2 else 0
         if num_more:

@@ -15,6 +15,7 @@ from streamplan.rules import (
 )
 from streamplan.rules.base import CodeWriter, Draw, Locality, MapSpec, Rule, RuleContext, Verdict
 from streamplan.rules.local import LocalRule
+from streamplan.rules.pointwise import ADDEND, BIAS
 from streamplan.rules.reasons import REASONS
 from streamplan.rules.registry import register, registered_ops, rule_for, user_rule_identity
 
@@ -25,6 +26,8 @@ FAMILIES = (
 """The modules whose import registers the rules."""
 
 __all__ = [
+    "ADDEND",
+    "BIAS",
     "FAMILIES",
     "REASONS",
     "CodeWriter",

@@ -29,6 +29,12 @@ UNARY_FUNCTIONS: dict[str, str] = {
 }
 """Canonical activation or function to the callable that computes it."""
 
+ADDEND = "addend"
+"""Argument that lowering gives to a ReLU that is written in one pass: what to add before it, or None."""
+
+BIAS = "bias"
+"""Argument that lowering gives to such a ReLU: one number per channel to add, or None."""
+
 INFIX: dict[str, str] = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "pow": "**",
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
@@ -47,6 +53,8 @@ def _broadcast_problem(ctx: RuleContext) -> str:
             return f"its maps disagree on which dimensions are the image's ({name})"
         if spec.extents != tuple(ctx.output.shape[dim] for dim in spec.dims):
             return f"{name} is broadcast along an image axis"
+    if ctx.call.arguments.get(BIAS) is not None:
+        return ""  # one number per channel of a convolution
     if ctx.call.op == "prelu":
         per_channel = any(spec.shape != (1,) for spec in ctx.smalls.values())
         return "its weight follows an image axis" if per_channel and 1 in ctx.first_map.dims else ""
@@ -68,6 +76,11 @@ class Elementwise(Rule):
     def emit(self, ctx: RuleContext, code: CodeWriter) -> str:
         """`a + b`, `torch.relu(x)`, `F.leaky_relu(x, negative_slope=0.2)`."""
         op, arguments = ctx.call.op, dict(ctx.call.arguments)
+        if ADDEND in arguments:
+            texts = [code.window(map_reference(arguments["input"])), f'"{ctx.call.name}"']
+            texts += [f"bias={code.value(bias)}"] if (bias := arguments.get(BIAS)) is not None else []
+            texts += [f"add={code.window(addend)}"] if (addend := arguments[ADDEND]) is not None else []
+            return f"t.rectify({', '.join(texts)})"
         if op in INFIX:
             left, right = (_operand(arguments[name], ctx, code) for name in ("input", "other"))
             alpha = arguments.get("alpha", 1)

@@ -8,6 +8,8 @@ blocks are freed one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -29,15 +31,32 @@ class Arena:
         self._used = 0
         self._expected = num_bytes
 
-    def copy(self, x: Tensor) -> Tensor:
-        """A copy of a tensor without gaps, in its own memory order."""
+    def copy(self, x: Tensor, memory_format: torch.memory_format) -> Tensor:
+        """A copy of part of a tensor, without gaps."""
         if x.numel() == 0:
-            return x.detach()
+            return x.detach().clone(memory_format=memory_format)
         if self._block is None or self._used + x.nbytes > self._block.nbytes:
             size = max(min(self._expected, _LARGEST_BLOCK), _SMALLEST_BLOCK, x.nbytes)
             self._block, self._used = torch.empty(size, dtype=torch.uint8, device=x.device), 0
         copy = torch.empty(0, dtype=x.dtype, device=x.device)
-        copy.set_(self._block.untyped_storage(), self._used // x.element_size(), x.shape, x.stride())
+        strides = _dense_strides(x.shape, memory_format)
+        copy.set_(self._block.untyped_storage(), self._used // x.element_size(), x.shape, strides)
         self._used += -(-x.nbytes // _ALIGNMENT) * _ALIGNMENT
         self._expected -= x.nbytes
         return copy.copy_(x.detach())
+
+
+def _dense_strides(shape: Sequence[int], memory_format: torch.memory_format) -> list[int]:
+    """Strides of a tensor without gaps.
+
+    >>> _dense_strides((1, 3, 5, 7), torch.channels_last)
+    [105, 1, 21, 3]
+    """
+    order = [*range(len(shape))]
+    if memory_format != torch.contiguous_format:
+        order = [0, *order[2:], 1]
+    strides, stride = [0] * len(shape), 1
+    for dim in reversed(order):
+        strides[dim] = stride
+        stride *= shape[dim]
+    return strides

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from streamplan.runtime.arena import Arena
 from streamplan.runtime.running import Index, Received
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.tile import CarryKey
@@ -29,14 +28,9 @@ def next_along(index: Index, axis: int) -> Index:
 class Handover:
     """What tiles of one pass have handed on and nobody has received yet."""
 
-    def __init__(self, segment: Segment, arena: Arena | None) -> None:
-        """Nothing yet.
-
-        Args:
-            segment: The segment.
-            arena: Where to put what will be kept for long; None leaves it where it is.
-        """
-        self._segment, self._arena = segment, arena
+    def __init__(self, segment: Segment) -> None:
+        """Nothing yet."""
+        self._segment = segment
         self._by_receiver: dict[Index, Received] = {}
 
     def leave(self, index: Index, handed: Mapping[CarryKey, Tensor]) -> None:
@@ -44,8 +38,7 @@ class Handover:
         for (name, axis), tensor in handed.items():
             receiver = next_along(index, axis)
             if receiver[axis] < len(self._segment.schedules[axis].steps):
-                copy = tensor.detach() if self._arena is None else self._arena.copy(tensor)
-                self._by_receiver.setdefault(receiver, {})[name, axis] = copy
+                self._by_receiver.setdefault(receiver, {})[name, axis] = tensor.detach()
 
     def take(self, index: Index) -> Received:
         """What the tile at `index` receives; it is gone afterwards."""

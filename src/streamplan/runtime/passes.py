@@ -26,6 +26,7 @@ from streamplan.images import Source
 from streamplan.runtime.arena import Arena
 from streamplan.runtime.carries import Handover, KeptCarries, next_along
 from streamplan.runtime.fetching import HostWriter
+from streamplan.runtime.joining import cloned
 from streamplan.runtime.progress import Progress
 from streamplan.runtime.reading import RegionReader
 from streamplan.runtime.running import Index, Received, TileRun, run_tile
@@ -70,8 +71,8 @@ def forward_pass(
         targets: Where cut values are written instead of into tensors.
     """
     outputs: dict[str, Tensor] = {}
-    arena = None if wanted is None else Arena(segment.memory.plan.costs.carry_bytes)
-    handover, carries = Handover(segment, arena), KeptCarries(segment, device)
+    copy = cloned if wanted is None else Arena(segment.memory.plan.costs.carry_bytes).copy
+    handover, carries = Handover(segment), KeptCarries(segment, device)
     kept: dict[Index, TileRun] = {}
     num_computed_again = segment.num_tiles if wanted is None else segment.num_tiles - segment.num_kept_tiles
     writer = HostWriter(device)
@@ -80,7 +81,7 @@ def forward_pass(
             progress.enter("forward", index)
             received = handover.take(index)
             is_kept = done >= num_computed_again
-            run = run_tile(segment, index, reader.take(index), smalls, received, wanted if is_kept else None)
+            run = run_tile(segment, index, reader.take(index), smalls, received, wanted if is_kept else None, copy)
             _place_blocks(segment, run, outputs, targets, writer)
             handover.leave(index, run.tile.handed)
             if is_kept:
@@ -123,7 +124,7 @@ def backward_pass(
     Args:
         segment: The segment.
         maps: Full-size input maps.
-        leaves: Small tensors by name, as leaves; their `grad` accumulates.
+        leaves: Small tensors by name, as leaves; what arrives at them adds up.
         device: Where tiles are computed.
         gradients: Gradients of the cut values that have one.
         map_gradients: For the input maps that need a gradient, the full-size gradient, or the source whose gradient it

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamplan.runtime.joining import Copy, cloned
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.tile import CarryKey, Tile
 
@@ -37,6 +38,7 @@ def run_tile(
     smalls: Mapping[str, Tensor],
     received: Received,
     wanted: Collection[str] | None = None,
+    copy: Copy = cloned,
 ) -> TileRun:
     """Compute one tile.
 
@@ -47,11 +49,12 @@ def run_tile(
         smalls: Small tensors by name.
         received: Carried samples.
         wanted: With autograd, the input maps that need a gradient; None runs without autograd.
+        copy: Makes the tensors that are handed on.
     """
     device = read[0].device
     if wanted is not None:
         received = {key: x.detach().requires_grad_(x.is_floating_point()) for key, x in received.items()}
-    tile = Tile(segment, index, received, device)
+    tile = Tile(segment, index, received, device, copy)
     regions = []
     for name, x in zip(segment.part.input_maps, read, strict=True):
         region = segment.ordered(x)

@@ -46,6 +46,8 @@ class Segment:
     """Every value at full size."""
     memory: TileMemory
     """What its tiles take."""
+    narrowed: frozenset[str] = frozenset()
+    """Small tensors that autocast narrows wherever they are read."""
     is_channels_last: bool = False
     """Whether tiles run in channels-last memory order."""
     keeps_carries_on_host: bool = False

@@ -28,6 +28,7 @@ from streamplan.runtime.passes import backward_pass, forward_pass
 from streamplan.runtime.progress import Progress
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.shortage import reporting_shortage
+from streamplan.runtime.weights import TileWeights
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,10 @@ class _Call:
         in_order = [maps[name] for name in self.segment.part.input_maps]
         return in_order, dict(zip(self.segment.smalls, tensors[count:end], strict=True))
 
-    def leaves(self, smalls: Mapping[str, Tensor], needs: Sequence[bool]) -> dict[str, Tensor]:
-        """Small tensors as leaves."""
-        needed = needs[len(self.tensor_maps) :]
-        return {
-            name: tensor.detach().requires_grad_(need)
-            for (name, tensor), need in zip(smalls.items(), needed, strict=False)
-        }
+    def weights(self, smalls: Mapping[str, Tensor], needs: Sequence[bool]) -> TileWeights:
+        """Small tensors as tiles read them."""
+        wanted = [name for name, need in zip(smalls, needs[len(self.tensor_maps) :], strict=False) if need]
+        return TileWeights(smalls, wanted, self.segment.narrowed, self.device)
 
     def wanted_maps(self, needs: Sequence[bool]) -> frozenset[str]:
         """Input maps that need a gradient."""
@@ -143,7 +141,8 @@ def write_segment(
         targets: Where to write, by cut value.
         progress: Told about every tile.
     """
-    forward_pass(segment, maps, smalls, device, progress, wanted=None, targets=targets)
+    weights = TileWeights(smalls, (), segment.narrowed, device)
+    forward_pass(segment, maps, weights.tensors, device, progress, wanted=None, targets=targets)
 
 
 class _StreamedSegment(torch.autograd.Function):
@@ -156,10 +155,10 @@ class _StreamedSegment(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         maps, smalls = call.split(tensors)
         keep = call.is_differentiated
-        ctx.leaves = call.leaves(smalls, ctx.needs_input_grad[1:])
+        weights = call.weights(smalls, ctx.needs_input_grad[1:] if keep else ())
         wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep else None
-        result = forward_pass(call.segment, maps, ctx.leaves, call.device, call.progress, wanted=wanted)
-        ctx.result = result
+        result = forward_pass(call.segment, maps, weights.tensors, call.device, call.progress, wanted=wanted)
+        ctx.result, ctx.weights = result, weights if keep else None
         outputs, result.outputs = result.outputs, {}
         ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
         return tuple(outputs[name] for name in call.segment.outputs)
@@ -184,7 +183,6 @@ class _StreamedSegment(torch.autograd.Function):
         call: _Call = ctx.call
         needs: tuple[bool, ...] = ctx.needs_input_grad[1:]
         maps, smalls = call.split(saved)
-        leaves, ctx.leaves = ctx.leaves or call.leaves(smalls, needs), None
         wanted = call.wanted_maps(needs)
         map_gradients = {
             name: x if isinstance(x, Source) else torch.zeros_like(x)
@@ -193,17 +191,22 @@ class _StreamedSegment(torch.autograd.Function):
         }
         seeds = {name: g for name, g in zip(call.segment.outputs, gradients, strict=True) if g is not None}
         with call.autocast.enter():
-            result, ctx.result = ctx.result, None
+            (result, weights), ctx.result, ctx.weights = (ctx.result, ctx.weights), None, None
             if result is None:  # a second backward pass through the same forward pass
                 again = replace(progress, on_tile=None)
-                result = forward_pass(call.segment, maps, leaves, call.device, again, wanted=wanted)
-            num_skipped = backward_pass(call.segment, maps, leaves, call.device, seeds, map_gradients, result, progress)
+                weights = call.weights(smalls, needs)
+                result = forward_pass(call.segment, maps, weights.tensors, call.device, again, wanted=wanted)
+            num_skipped = backward_pass(
+                call.segment, maps, weights.tensors, call.device, seeds, map_gradients, result, progress
+            )
+        # Where no tile had anything to contribute, the plain net's gradient is zero.
         reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds if num_skipped))
-        for name, leaf in leaves.items():
-            if leaf.grad is None and leaf.requires_grad and name in reached:  # no tile had anything to contribute
-                leaf.grad = torch.zeros_like(leaf)
         of_maps = (map_gradients.get(name) for name in call.tensor_maps)
-        found: tuple[Any, ...] = (*of_maps, *(leaf.grad for leaf in leaves.values()))
+        of_smalls = (
+            weights.gradient_or_zeros(name, x) if name in reached else weights.gradient(name)
+            for name, x in smalls.items()
+        )
+        found: tuple[Any, ...] = (*of_maps, *of_smalls)
         return (*found, *(None for _ in needs[len(found) :]))
 
 

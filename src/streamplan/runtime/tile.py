@@ -27,7 +27,7 @@ from streamplan.geometry import (
 )
 from streamplan.runtime.crops import crop, narrow, narrowed, pad_constant
 from streamplan.runtime.dropout import drop, scale
-from streamplan.runtime.joining import AxisJoin, Layout, join
+from streamplan.runtime.joining import AxisJoin, Copy, Layout, cloned, join, join_rectified
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.transfers import numbers_on
 from streamplan.runtime.windows import Window, find_window
@@ -49,8 +49,10 @@ class Tile:
         index: tuple[int, ...],
         received: Mapping[CarryKey, Tensor] = NOTHING_RECEIVED,
         device: torch.device | None = None,
+        copy: Copy = cloned,
     ) -> None:
         self._segment = segment
+        self._copy = copy
         self._device = device
         self._received = received
         self.handed: dict[CarryKey, Tensor] = {}
@@ -75,37 +77,58 @@ class Tile:
 
         See `joining` for where they lie.
         """
-        received = {
-            axis: tensor for axis in range(len(self.steps)) if (tensor := self._received.get((name, axis))) is not None
-        }
+        received = self._received_along_axes(name)
         axes: Sequence[int] = range(len(self.steps))
         if x is not None:
-            key = (name, tuple(received), self._kind)
-            layout: Layout | None = self._segment.by_kind.get(key)
-            if layout is None:
-                layout = self._segment.by_kind[key] = self._layout(x, name, received, axes)
+            layout = self._layout(name, received)
             if layout.is_trivial:
                 return x
         elif received:  # nothing is new: the block is what was received
             first = min(received)
             axes = axes[first:]
             x = received[first].narrow(self._segment.dims[name][first], 0, 0)
-            layout = self._layout(x, name, received, axes)
+            layout = self._layout_of(name, received, {axis: x.shape[self._segment.dims[name][axis]] for axis in axes})
         else:
             return None
-        x, handed_on = join(layout, x, tuple(received.values()))
+        x, handed_on = join(layout, x, tuple(received.values()), self._copy)
         self.handed |= {(name, a): tensor for a, tensor in zip(axes, handed_on, strict=True) if tensor is not None}
         return x
 
-    def _layout(self, x: Tensor, name: str, received: Mapping[int, Tensor], axes: Sequence[int]) -> Layout:
-        """Where a new block and what was received lie, joined along some axes."""
-        joins = []
-        for axis in axes:
-            dim, step = self._segment.dims[name][axis], self.steps[axis]
-            num_received = received[axis].shape[dim] if axis in received else 0
-            handed = step.carried_out[name].relative_to(step.carried_in[name].start)
-            joins.append(AxisJoin(dim, num_received, x.shape[dim], handed))
-        return Layout(tuple(joins), self._segment.memory_format(x.dim()), x.dim())
+    def rectify(self, x: Tensor, name: str, *, bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
+        """`join(relu(x + bias + add), name)`, in one pass; nothing else reads `x`."""
+        received = self._received_along_axes(name)
+        layout = self._layout(name, received)
+        if layout.is_trivial and bias is None:
+            return torch.relu_(x if add is None else self.add_(x, add))
+        x, handed_on = join_rectified(layout, x, bias, add, tuple(received.values()), self._copy)
+        self.handed |= {(name, a): tensor for a, tensor in enumerate(handed_on) if tensor is not None}
+        return x
+
+    def _received_along_axes(self, name: str) -> dict[int, Tensor]:
+        """What was received of a value, by axis."""
+        along_axes = ((axis, self._received.get((name, axis))) for axis in range(len(self.steps)))
+        return {axis: tensor for axis, tensor in along_axes if tensor is not None}
+
+    def _layout(self, name: str, received: Mapping[int, Tensor]) -> Layout:
+        """Where a new block and what was received lie."""
+        key = (name, tuple(received), self._kind)
+        layout: Layout | None = self._segment.by_kind.get(key)
+        if layout is None:
+            num_new = {axis: step.computed[name].size for axis, step in enumerate(self.steps)}
+            layout = self._segment.by_kind[key] = self._layout_of(name, received, num_new)
+        return layout
+
+    def _layout_of(self, name: str, received: Mapping[int, Tensor], num_new: Mapping[int, int]) -> Layout:
+        """The same, joined along the axes for which `num_new` tells the samples that are new."""
+        dims, joins = self._segment.dims[name], []
+        for axis, count in num_new.items():
+            step = self.steps[axis]
+            num_received = received[axis].shape[dims[axis]] if axis in received else 0
+            is_carried = name in step.carried_out
+            handed = step.carried_out[name].relative_to(step.carried_in[name].start) if is_carried else Interval(0, 0)
+            joins.append(AxisJoin(dims[axis], num_received, count, handed))
+        rank = len(self._segment.maps[name].shape)
+        return Layout(tuple(joins), self._segment.memory_format(rank), rank)
 
     def window(
         self,
