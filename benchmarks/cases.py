@@ -75,6 +75,7 @@ class Case:
             cut=variant.cut or run.cut,
             passes=variant.passes,
             keep_tiles=variant.keep_tiles,
+            cuda_graphs=variant.cuda_graphs,
             dtype=self.dtype,
             is_autocast=self.is_autocast and task == "step",
             is_channels_last=self.is_channels_last,

@@ -27,16 +27,20 @@ class PeakMemory:
 
     Args:
         device: "cpu" or "cuda".
+        base_bytes: On a GPU, bytes of what was there before anything was prepared: then all that torch's allocator
+            reserves above them counts, what recordings keep for their intermediate results among it, which are not
+            allocated when they are played.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, base_bytes: int | None = None) -> None:
         self._device = device
         gc.collect()
         if device != "cpu":
             torch.cuda.synchronize()
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            self._start_bytes = torch.cuda.memory_allocated()
-            self.measure = "torch.cuda.max_memory_allocated"
+            self._start_bytes = torch.cuda.memory_allocated() if base_bytes is None else base_bytes
+            self.measure = "torch.cuda.max_memory_" + ("allocated" if base_bytes is None else "reserved")
             return
         _trim_heap()
         self.measure = "VmHWM" if _reset_peak() else "ru_maxrss"
@@ -49,6 +53,8 @@ class PeakMemory:
             peak = _status_bytes("VmHWM")
         elif self.measure == "ru_maxrss":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        elif self.measure == "torch.cuda.max_memory_reserved":
+            peak = torch.cuda.max_memory_reserved()
         else:
             peak = torch.cuda.max_memory_allocated()
         return max(0, peak - self._start_bytes)

@@ -73,6 +73,8 @@ def _compiled(net: Net, spec: Spec) -> streamplan.StreamedModule:
         options["passes"] = spec.passes
     if spec.keep_tiles is not None:
         options["keep_tiles"] = spec.keep_tiles
+    if spec.cuda_graphs:
+        options["cuda_graphs"] = True
     if net.training:
         options["batch_norm"] = "resident"
     if spec.has_host_bytes:

@@ -1,82 +1,92 @@
 """What a GPU does during a step, from torch's profiler: how long it has nothing to do, and what takes its time.
 
 A GPU is idle while no kernel runs and nothing is copied within its memory; copies to and from the host go on beside
-kernels and do not count. The profiler slows the host down, so the share found is an upper bound.
+kernels and do not count. The step counts from the first kernel to the end of the last. The idle share is taken in a
+step of which only the device's side is recorded, which slows the host down little; it is an upper bound all the same.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
-_STEP = "benchmark step"
 _MAX_OPERATIONS = 20
 """Operations told, those that take most of the device's time."""
+_MAX_KERNELS = 20_000
+"""With more than these, operations are not told: it would take longer than all else."""
 Span = tuple[float, float]
-"""Start and end, in microseconds."""
+"""Start and end, in seconds."""
+
+
+class Event(Protocol):
+    """An event of the profiler's."""
+
+    def name(self) -> str:
+        """Of a kernel, or `Memcpy DtoD (Device -> Device)`."""
+
+    def device_type(self) -> DeviceType:
+        """Where it happened."""
+
+    def start_ns(self) -> int:
+        """When it began."""
+
+    def duration_ns(self) -> int:
+        """How long it took."""
 
 
 def profile_step(run: Callable[[], object]) -> dict[str, Any]:
     """Run something under the profiler, to its end on the device.
 
     Returns:
-        `device_idle_share`, `num_kernels`, and `operations`: name, calls and milliseconds of the device of those that
-        take most of it. The share is None where no kernel ran, as on the CPU.
+        `device_idle_share`, `device_seconds` from the first kernel to the last, `num_kernels`, and `operations`: name,
+        calls and milliseconds of the device of those that take most of it. The share is None where no kernel ran, as
+        on the CPU.
     """
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with profile(activities=activities, acc_events=True) as profiler, record_function(_STEP):
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        step, kernels = spans_of(json.loads(path.read_text())["traceEvents"])
-    averages = [each for each in profiler.key_averages() if each.self_device_time_total > 0 and each.key != _STEP]
-    averages.sort(key=lambda each: -each.self_device_time_total)
+    has_gpu = torch.cuda.is_available()
+    busy = busy_spans(_events(run, [ProfilerActivity.CUDA if has_gpu else ProfilerActivity.CPU]))
+    step = (min(start for start, _ in busy), max(stop for _, stop in busy)) if busy else None
     return {
-        "device_idle_share": idle_share(step, kernels) if kernels else None,
-        "num_kernels": len(kernels),
-        "step_milliseconds": (step[1] - step[0]) / 1e3,
-        "operations": [
-            [each.key, each.count, each.self_device_time_total / 1e3]
-            for each in averages
-            if each.key.startswith(("aten::", "Memcpy", "streamplan"))
-        ][:_MAX_OPERATIONS],
+        "device_idle_share": idle_share(step, busy) if step else None,
+        "device_seconds": step[1] - step[0] if step else None,
+        "num_kernels": len(busy),
+        "operations": _operations(run) if 0 < len(busy) <= _MAX_KERNELS else [],
     }
 
 
-def spans_of(events: Iterable[dict[str, Any]]) -> tuple[Span, list[Span]]:
-    """The step, and the kernels and copies within the device, of a trace.
+def _events(run: Callable[[], object], activities: list[ProfilerActivity]) -> list[Event]:
+    with profile(activities=activities, acc_events=True) as profiler:
+        run()
+        _synchronize()
+    events: list[Event] = profiler.profiler.kineto_results.events()
+    return events
 
-    Raises:
-        ValueError: The trace has no step.
-    """
-    step: Span | None = None
-    busy = []
+
+def _operations(run: Callable[[], object]) -> list[list[Any]]:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
+        run()
+        _synchronize()
+    averages = [each for each in profiler.key_averages() if each.self_device_time_total > 0]
+    averages.sort(key=lambda each: -each.self_device_time_total)
+    return [[each.key, each.count, each.self_device_time_total / 1e3] for each in averages[:_MAX_OPERATIONS]]
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def busy_spans(events: Iterable[Event]) -> list[Span]:
+    """When kernels ran, and when something was copied or filled within the device's memory."""
+    spans = []
     for event in events:
-        if "dur" not in event:
-            continue
-        span = (float(event["ts"]), float(event["ts"]) + float(event["dur"]))
-        if event.get("cat") == "user_annotation" and event.get("name") == _STEP:
-            step = span
-        elif event.get("cat") == "kernel" or _is_within_device(event):
-            busy.append(span)
-    if step is None:
-        raise ValueError("the trace has no step")
-    return step, busy
-
-
-def _is_within_device(event: dict[str, Any]) -> bool:
-    """Whether an event copies within the device's memory or fills it."""
-    category, name = event.get("cat"), str(event.get("name"))
-    return category == "gpu_memset" or (category == "gpu_memcpy" and "DtoD" in name)
+        is_transfer = event.name().startswith("Memcpy") and "DtoD" not in event.name()
+        if event.device_type() == DeviceType.CUDA and not is_transfer:
+            spans.append((event.start_ns() / 1e9, (event.start_ns() + event.duration_ns()) / 1e9))
+    return spans
 
 
 def idle_share(step: Span, busy: Iterable[Span]) -> float:

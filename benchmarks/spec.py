@@ -26,6 +26,8 @@ class Spec:
     passes: tuple[str, ...] | None = None
     keep_tiles: int | None = None
     """How many tiles are not computed again; None leaves it to streamplan's default."""
+    cuda_graphs: bool = False
+    """Whether tiles are recorded on a GPU."""
     dtype: str = "float32"
     """Of weights and timed images; gradients are checked in float64."""
     is_autocast: bool = False

@@ -6,6 +6,7 @@ reuse-no-passes                   without any
 reuse-without-inplace             with all but one
 reuse-only-inplace                with one
 reuse-keep-4                      the last 4 tiles are not computed again; a suffix to any of these
+reuse-graphs                      recorded on a GPU and played again, no tile kept; a suffix to any of these
 reuse@224x1120                    with tiles of 224 rows and 1120 columns instead of the case's
 reuse@224x1120@body.layer3        and with another cut
 lightstream@1920x1920
@@ -40,6 +41,8 @@ class Variant:
     """None takes that of the case."""
     keep_tiles: int | None = None
     """How many tiles are not computed again; None leaves it to streamplan's default."""
+    cuda_graphs: bool = False
+    """Whether tiles are recorded on a GPU."""
 
 
 def parse_variant(name: str) -> Variant:
@@ -51,10 +54,8 @@ def parse_variant(name: str) -> Variant:
     Raises:
         ValueError: The name is not of the forms above.
     """
-    if match := re.fullmatch(r"(\w+.*)-keep-(\d+)", name):
-        variant = parse_variant(match[1])
-        if variant.method in HALOS and variant.keep_tiles is None:
-            return replace(variant, name=name, keep_tiles=int(match[2]))
+    if (variant := _with_suffix(name)) is not None:
+        return variant
     if name in ("plain", "checkpoint", "lightstream", *HALOS):
         return Variant(name, name)
     if match := re.fullmatch(r"(\w+)@(\d+)x(\d+)(?:@(.+))?", name):
@@ -72,6 +73,18 @@ def parse_variant(name: str) -> Variant:
         if kind == "only":
             return Variant(name, method, (lowering_pass,))
     raise ValueError(f"{name!r} is not a variant; see `python -m benchmarks.run --help`")
+
+
+def _with_suffix(name: str) -> Variant | None:
+    """The variant of a name that ends in a suffix; None if it has none."""
+    match = re.fullmatch(r"(\w+.*?)-(?:graphs|keep-(\d+))", name)
+    if match is None:
+        return None
+    variant = parse_variant(match[1])
+    if variant.method not in HALOS or variant.keep_tiles is not None:
+        return None
+    has_graphs = match[2] is None
+    return replace(variant, name=name, cuda_graphs=has_graphs, keep_tiles=0 if has_graphs else int(match[2]))
 
 
 def default_variants() -> tuple[Variant, ...]:

@@ -43,6 +43,7 @@ class Bench:
         self._spec = spec
         dtype: torch.dtype = getattr(torch, spec.dtype)
         net, self._image = build_net(spec, dtype), make_image(spec, dtype, _image_device(spec))
+        self._base_bytes = torch.cuda.memory_allocated() if spec.cuda_graphs and spec.device != "cpu" else None
         start = time.perf_counter()
         self._step: Step = prepare_step(net, spec)
         self.compile_seconds = time.perf_counter() - start
@@ -58,7 +59,7 @@ class Bench:
         """Time one training step and take its peak memory."""
         device = self._spec.device
         self._step.zero_grad()
-        memory = PeakMemory(device)
+        memory = PeakMemory(device, self._base_bytes)
         synchronize(device)
         start = time.perf_counter()
         self._run()

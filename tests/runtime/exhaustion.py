@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import streamplan
 from streamplan.errors import OutOfMemoryError
-from streamplan.runtime import passes, streaming
+from streamplan.runtime import passes, runners, streaming
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 MIB = 2**20
@@ -69,9 +69,9 @@ def exhaust(phase: str) -> dict[str, Any]:
     step(model, streamed, small)
     image = torch.rand(SIZE)
     alive: list[weakref.ref[Any]] = []
-    run_tile, forward_pass = passes.run_tile, streaming.forward_pass
+    run_tile, forward_pass = runners.run_tile, streaming.forward_pass
 
-    def watched_tile(*args: Any) -> passes.TileRun:
+    def watched_tile(*args: Any) -> runners.TileRun:
         run = run_tile(*args)
         alive.extend(
             weakref.ref(part) for part in (run.tile, *run.blocks, *run.tile.handed.values()) if part is not None
@@ -84,7 +84,7 @@ def exhaust(phase: str) -> dict[str, Any]:
         alive.append(weakref.ref(result))
         return result
 
-    passes.run_tile, streaming.forward_pass = watched_tile, watched_pass
+    runners.run_tile, streaming.forward_pass = watched_tile, watched_pass
     model.zero_grad()
     before = address_space()
     resource.setrlimit(resource.RLIMIT_AS, (before + BUDGETS[phase], resource.RLIM_INFINITY))

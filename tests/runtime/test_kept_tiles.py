@@ -10,7 +10,7 @@ import torch
 
 import streamplan
 from streamplan.errors import OptionError
-from streamplan.runtime import passes
+from streamplan.runtime import runners
 from tests.nets.randomize import randomize_
 from tests.nets.unet import unet_bilinear
 from tests.runtime.comparison import assert_same_results, run
@@ -27,12 +27,12 @@ def test_same_results_and_no_second_computation(keep_tiles: int, halo: str, monk
     streamed = streamplan.compile(model, SIZE, tile_size, halo=halo, keep_tiles=keep_tiles)  # type: ignore[arg-type]
     counted: Counter[tuple[int, ...]] = Counter()
 
-    def counting(segment: object, index: tuple[int, ...], *args: object, **kwargs: object) -> passes.TileRun:
+    def counting(segment: object, index: tuple[int, ...], *args: object, **kwargs: object) -> runners.TileRun:
         counted[index] += 1
         return run_tile(segment, index, *args, **kwargs)  # type: ignore[arg-type]
 
-    run_tile = passes.run_tile
-    monkeypatch.setattr(passes, "run_tile", counting)
+    run_tile = runners.run_tile
+    monkeypatch.setattr(runners, "run_tile", counting)
     x = torch.randn(SIZE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-10)
     num_tiles = streamed.plan.num_tiles

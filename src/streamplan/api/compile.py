@@ -32,6 +32,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     keep_tiles: int = 1,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    cuda_graphs: bool = False,
     progress: bool = False,
 ) -> StreamedModule:
     """Make a module with the same parameters, outputs and gradients that computes its local part tile by tile.
@@ -59,6 +60,9 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             computed again: each more costs the activations of one tile in memory, and saves one tile's forward pass.
         dtype: Dtype of the image; None takes that of the model's parameters.
         device: Device to plan for; None takes that of the model's parameters.
+        cuda_graphs: Whether a GPU records the tiles of each kind and plays them again, which takes the host far less
+            time: for tiles so small that the GPU waits for it. Use it with `keep_tiles=0`, since kept tiles run as
+            usual; the memory of a tile stays taken. Nets that resize are run as usual, and so is everything elsewhere.
         progress: Whether to show a bar over the tiles of each pass on standard error.
 
     Returns:
@@ -86,13 +90,21 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
                 do="pass either plan= or the options; streamplan.plan(...) makes a plan with other options",
             )
         return StreamedModule(
-            model, plan.arguments, plan.options, plan=plan, device=_device(model, device), progress=progress
+            model,
+            plan.arguments,
+            plan.options,
+            plan=plan,
+            device=_device(model, device),
+            progress=progress,
+            cuda_graphs=cuda_graphs,
         )
     options = Options(
         _tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries, keep_tiles
     )
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
-    return StreamedModule(model, arguments, options, device=_device(model, device), progress=progress)
+    return StreamedModule(
+        model, arguments, options, device=_device(model, device), progress=progress, cuda_graphs=cuda_graphs
+    )
 
 
 def plan(  # noqa: PLR0913 - every option is a keyword

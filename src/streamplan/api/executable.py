@@ -19,7 +19,7 @@ from streamplan.lowering import LoweredPart, find_narrowed
 from streamplan.planning import Plan, PreparedPlan
 from streamplan.planning.memory import CallMemory, TileMemory, live_tile_bytes
 from streamplan.rules import Draw
-from streamplan.runtime import OnTile, Progress, Segment, reporting_shortage, stream_segment, write_segment
+from streamplan.runtime import GraphCache, OnTile, Progress, Segment, reporting_shortage, stream_segment, write_segment
 from streamplan.runtime.dropout import draw
 
 _WITHOUT_GRADIENT = frozenset({"detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge"})
@@ -45,6 +45,8 @@ class Executable:
     """Paths of the BatchNorm modules in the streamed part."""
     is_streamed_whole: bool
     """Whether the model returns one map, which tiles compute."""
+    graphs: GraphCache | None
+    """Recordings of tiles on a GPU; None runs tiles one operation after the other."""
 
     @property
     def plan(self) -> Plan:
@@ -85,7 +87,7 @@ class Executable:
         """`run`, in frames of its own, which hold the cut and all that hangs on it."""
         values, smalls, weights = self._prepare(model, inputs, device, progress)
         maps = [values[name] for name in self.segment.part.input_maps]
-        cut = stream_segment(self.segment, maps, smalls, device, progress, watched=weights)
+        cut = stream_segment(self.segment, maps, smalls, device, progress, graphs=self.graphs, watched=weights)
         progress.begin("head")
         values |= dict(zip(self.segment.outputs, cut, strict=True))
         result = self.program.head(model, *(values[name] for name in self.program.program.head_inputs))
@@ -129,7 +131,7 @@ class Executable:
     ) -> None:
         values, smalls, _ = self._prepare(model, inputs, device, progress)
         maps = [values[name] for name in self.segment.part.input_maps]
-        write_segment(self.segment, maps, smalls, device, targets, progress)
+        write_segment(self.segment, maps, smalls, device, targets, progress, self.graphs)
 
     def _progress(
         self,
@@ -180,8 +182,13 @@ class Executable:
         return values, smalls, tuple(weights.values())
 
 
-def build_executable(prepared: PreparedPlan) -> Executable:
-    """Emit and load the program of a prepared plan."""
+def build_executable(prepared: PreparedPlan, *, cuda_graphs: bool = False) -> Executable:
+    """Emit and load the program of a prepared plan.
+
+    Args:
+        prepared: The plan.
+        cuda_graphs: Whether tiles are recorded on a GPU.
+    """
     plan, part, lowered = prepared.plan, prepared.part, prepared.lowered
     title = (
         f"{plan.model}, input {plan.input_size}, cut at {', '.join(plan.cut)}: "
@@ -227,6 +234,7 @@ def build_executable(prepared: PreparedPlan) -> Executable:
         around,
         norms,
         is_whole,
+        GraphCache(segment, program.source) if cuda_graphs else None,
     )
 
 

@@ -61,6 +61,7 @@ class StreamedModule(nn.Module):
         plan: Plan | None = None,
         device: torch.device | None = None,
         progress: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
         self.__dict__["_model"] = model
@@ -69,6 +70,7 @@ class StreamedModule(nn.Module):
         self.training = model.training
         self._options = options
         self._progress = progress
+        self._cuda_graphs = cuda_graphs
         self._is_disabled = False
         self._executables: OrderedDict[str, Executable] = OrderedDict()
         self._last_forward: tuple[Executable, RandomState] | None = None
@@ -258,4 +260,4 @@ class StreamedModule(nn.Module):
     def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
         traced = self._traces.traced(self._model, arguments, device)
         prepared = prepare_plan(self._model, arguments, self._options, device, stored=stored, traced=traced)
-        return build_executable(prepared)
+        return build_executable(prepared, cuda_graphs=self._cuda_graphs)

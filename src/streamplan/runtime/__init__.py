@@ -1,5 +1,6 @@
 """Running a streamed segment: the tile handed to the program, the tile loop, and its autograd function."""
 
+from streamplan.runtime.graphs import GraphCache
 from streamplan.runtime.progress import OnTile, Progress
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.shortage import DeviceOutOfMemoryError, reporting_shortage
@@ -8,6 +9,7 @@ from streamplan.runtime.tile import Tile
 
 __all__ = [
     "DeviceOutOfMemoryError",
+    "GraphCache",
     "OnTile",
     "Progress",
     "Segment",

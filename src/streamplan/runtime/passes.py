@@ -29,9 +29,11 @@ from streamplan.runtime.fetching import HostWriter
 from streamplan.runtime.joining import cloned
 from streamplan.runtime.progress import Progress
 from streamplan.runtime.reading import RegionReader
-from streamplan.runtime.running import Index, Received, TileRun, run_tile
+from streamplan.runtime.runners import TileRunner
+from streamplan.runtime.running import Index, Received, TileRun
 from streamplan.runtime.seeds import BlockFlags, Seeds
 from streamplan.runtime.segment import Segment
+from streamplan.runtime.tile import Tile
 
 NOWHERE_ELSE: Mapping[str, Source] = MappingProxyType({})
 """Cut values are returned as tensors."""
@@ -50,9 +52,8 @@ class ForwardResult:
 
 
 def forward_pass(
-    segment: Segment,
+    runner: TileRunner,
     maps: Sequence[Tensor | Source],
-    smalls: Mapping[str, Tensor],
     device: torch.device,
     progress: Progress,
     *,
@@ -62,14 +63,14 @@ def forward_pass(
     """Compute the cut values.
 
     Args:
-        segment: The segment.
+        runner: Runs tiles.
         maps: Full-size input maps.
-        smalls: Small tensors by name.
         device: Where tiles are computed.
         progress: Told about every tile.
         wanted: The input maps that need a gradient; None if there will be no backward pass, and nothing is kept for it.
         targets: Where cut values are written instead of into tensors.
     """
+    segment = runner.segment
     outputs: dict[str, Tensor] = {}
     copy = cloned if wanted is None else Arena(segment.memory.plan.costs.carry_bytes).copy
     handover, carries = Handover(segment), KeptCarries(segment, device)
@@ -81,7 +82,7 @@ def forward_pass(
             progress.enter("forward", index)
             received = handover.take(index)
             is_kept = done >= num_computed_again
-            run = run_tile(segment, index, reader.take(index), smalls, received, wanted if is_kept else None, copy)
+            run = runner.compute(index, reader.take(index), received, wanted if is_kept else None, copy)
             _place_blocks(segment, run, outputs, targets, writer)
             handover.leave(index, run.tile.handed)
             if is_kept:
@@ -110,9 +111,8 @@ def _place_blocks(
 
 
 def backward_pass(
-    segment: Segment,
+    runner: TileRunner,
     maps: Sequence[Tensor | Source],
-    leaves: Mapping[str, Tensor],
     device: torch.device,
     gradients: Mapping[str, Tensor],
     map_gradients: Mapping[str, Tensor | Source],
@@ -122,9 +122,8 @@ def backward_pass(
     """Add up the gradients of all tiles.
 
     Args:
-        segment: The segment.
+        runner: Runs tiles; what arrives at its small tensors adds up there.
         maps: Full-size input maps.
-        leaves: Small tensors by name, as leaves; what arrives at them adds up.
         device: Where tiles are computed.
         gradients: Gradients of the cut values that have one.
         map_gradients: For the input maps that need a gradient, the full-size gradient, or the source whose gradient it
@@ -135,7 +134,7 @@ def backward_pass(
     Returns:
         The number of tiles that were skipped, since all they would start from was zero.
     """
-    num_skipped = 0
+    segment, num_skipped = runner.segment, 0
     left: dict[Index, Received] = {}
     order = list(segment.tile_indices())[::-1]
     read_again = [index for index in order if index not in forward.kept]
@@ -145,36 +144,41 @@ def backward_pass(
             progress.enter("backward", index)
             run, received = forward.kept.pop(index, None), forward.carries.take(index)
             forward.carries.bring(following)
-            arrived = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
-            seeds = Seeds.of_tile(segment, index, gradients, arrived)
+            later = {axis: left.get(next_along(index, axis), {}) for axis in range(len(index))}
+            seeds = Seeds.of_tile(segment, index, gradients, later)
             if seeds.are_zero(flags):
                 left[index] = {}
                 num_skipped += 1
             else:
-                if run is None:
-                    progress.enter("recomputation", index)
-                    run = run_tile(segment, index, reader.take(index), leaves, received, map_gradients)  # [1]
-                    progress.enter("backward", index)
-                seeds.backward(segment, run, leaves)  # [2]
-                _add_map_gradients(segment, run, map_gradients, writer)
-                left[index] = {key: x.grad for key, x in run.received.items() if x.grad is not None}  # [3]
+                arrived = (
+                    runner.differentiate(reader.take(index), received, map_gradients, seeds, progress)  # [1] [2]
+                    if run is None
+                    else runner.go_back(run, seeds)
+                )
+                _add_map_gradients(segment, index, arrived.regions, map_gradients, writer)
+                left[index] = arrived.received  # [3]
             del run
             progress.leave()
         writer.finish()
+    runner.finish()
     return num_skipped
 
 
 def _add_map_gradients(
-    segment: Segment, run: TileRun, map_gradients: Mapping[str, Tensor | Source], writer: HostWriter
+    segment: Segment,
+    index: Index,
+    arrived: Sequence[Tensor | None],
+    map_gradients: Mapping[str, Tensor | Source],
+    writer: HostWriter,
 ) -> None:
     """Add what arrived at a tile's regions of the input maps."""
-    for name, region in zip(segment.part.input_maps, run.regions, strict=True):
-        if name not in map_gradients or region.grad is None:
+    for name, gradient in zip(segment.part.input_maps, arrived, strict=True):
+        if name not in map_gradients or gradient is None:
             continue
-        whole, slices = map_gradients[name], run.tile.slices(name)
+        whole, slices = map_gradients[name], Tile(segment, index).slices(name)
         if isinstance(whole, Source):
-            writer.send(region.grad, partial(whole.add_gradient, slices))
-        elif whole.device == region.grad.device:
-            whole[slices] += region.grad
+            writer.send(gradient, partial(whole.add_gradient, slices))
+        elif whole.device == gradient.device:
+            whole[slices] += gradient
         else:
-            writer.send(region.grad, whole[slices].add_)
+            writer.send(gradient, whole[slices].add_)

@@ -57,7 +57,7 @@ def run_tile(
     tile = Tile(segment, index, received, device, copy)
     regions = []
     for name, x in zip(segment.part.input_maps, read, strict=True):
-        region = segment.ordered(x)
+        region = segment.ordered(x).detach()
         regions.append(region.requires_grad_() if wanted is not None and name in wanted else region)
     with torch.set_grad_enabled(wanted is not None):
         return TileRun(index, tile, received, regions, segment.tile(tile, smalls, *regions))

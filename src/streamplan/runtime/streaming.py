@@ -13,7 +13,7 @@ torch.utils.checkpoint cannot do this: it runs its function once over the whole 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -24,8 +24,10 @@ from torch.autograd.function import FunctionCtx
 
 from streamplan.errors import DoubleBackwardError, StaleStateError
 from streamplan.images import Source
+from streamplan.runtime.graphs import GraphCache
 from streamplan.runtime.passes import backward_pass, forward_pass
 from streamplan.runtime.progress import Progress
+from streamplan.runtime.runners import TileRunner
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.shortage import reporting_shortage
 from streamplan.runtime.weights import TileWeights
@@ -57,6 +59,7 @@ class _Call:
     device: torch.device
     """Where tiles are computed."""
     progress: Progress
+    graphs: GraphCache | None
     autocast: _AutocastState
     is_differentiated: bool
     """Whether a backward pass may follow; inside the autograd function grad mode is always off."""
@@ -92,6 +95,7 @@ def stream_segment(
     device: torch.device,
     progress: Progress,
     *,
+    graphs: GraphCache | None = None,
     watched: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """Compute the cut values of a segment tile by tile, differentiably.
@@ -102,6 +106,7 @@ def stream_segment(
         smalls: Small tensors by name, in the memory order of the tiles.
         device: Where tiles are computed; maps may be in host memory.
         progress: Told about every tile.
+        graphs: Recordings of tiles; None runs without.
         watched: Tensors that small tensors were made from; they must not change before the backward pass either.
 
     Returns:
@@ -118,7 +123,7 @@ def stream_segment(
     )
     is_differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     autocast = _AutocastState.current(device.type)
-    call = _Call(segment, sources, device, progress, autocast, is_differentiated)
+    call = _Call(segment, sources, device, progress, graphs, autocast, is_differentiated)
     outputs: tuple[Tensor, ...] = _StreamedSegment.apply(call, *tensors)  # type: ignore[no-untyped-call]
     return outputs
 
@@ -130,6 +135,7 @@ def write_segment(
     device: torch.device,
     targets: Mapping[str, Source],
     progress: Progress,
+    graphs: GraphCache | None = None,
 ) -> None:
     """Compute the cut values of a segment tile by tile, without autograd, and write each tile's share into arrays.
 
@@ -140,9 +146,22 @@ def write_segment(
         device: Where tiles are computed; maps may be in host memory.
         targets: Where to write, by cut value.
         progress: Told about every tile.
+        graphs: Recordings of tiles; None runs without.
     """
     weights = TileWeights(smalls, (), segment.narrowed, device)
-    forward_pass(segment, maps, weights.tensors, device, progress, wanted=None, targets=targets)
+    with _runner(segment, graphs, weights, None, device) as runner:
+        forward_pass(runner, maps, device, progress, wanted=None, targets=targets)
+
+
+def _runner(
+    segment: Segment,
+    graphs: GraphCache | None,
+    weights: TileWeights,
+    wanted: frozenset[str] | None,
+    device: torch.device,
+) -> AbstractContextManager[TileRunner]:
+    """What runs the tiles of a pass."""
+    return nullcontext(TileRunner(segment, weights)) if graphs is None else graphs.runner(weights, wanted, device)
 
 
 class _StreamedSegment(torch.autograd.Function):
@@ -157,7 +176,8 @@ class _StreamedSegment(torch.autograd.Function):
         keep = call.is_differentiated
         weights = call.weights(smalls, ctx.needs_input_grad[1:] if keep else ())
         wanted = call.wanted_maps(ctx.needs_input_grad[1:]) if keep else None
-        result = forward_pass(call.segment, maps, weights.tensors, call.device, call.progress, wanted=wanted)
+        with _runner(call.segment, call.graphs, weights, wanted, call.device) as runner:
+            result = forward_pass(runner, maps, call.device, call.progress, wanted=wanted)
         ctx.result, ctx.weights = result, weights if keep else None
         outputs, result.outputs = result.outputs, {}
         ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
@@ -195,10 +215,9 @@ class _StreamedSegment(torch.autograd.Function):
             if result is None:  # a second backward pass through the same forward pass
                 again = replace(progress, on_tile=None)
                 weights = call.weights(smalls, needs)
-                result = forward_pass(call.segment, maps, weights.tensors, call.device, again, wanted=wanted)
-            num_skipped = backward_pass(
-                call.segment, maps, weights.tensors, call.device, seeds, map_gradients, result, progress
-            )
+                result = forward_pass(TileRunner(call.segment, weights), maps, call.device, again, wanted=wanted)
+            with _runner(call.segment, call.graphs, weights, wanted, call.device) as runner:
+                num_skipped = backward_pass(runner, maps, call.device, seeds, map_gradients, result, progress)
         # Where no tile had anything to contribute, the plain net's gradient is zero.
         reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds if num_skipped))
         of_maps = (map_gradients.get(name) for name in call.tensor_maps)

@@ -267,12 +267,18 @@ class Tile:
 
     def rescale(self, x: Tensor, call: str) -> Tensor:
         """Turn averages over full windows into averages over the samples that count."""
-        for dim, out, axis_map in self._lookups(call):
-            assert isinstance(axis_map, AveragingWindow)
-            counts = axis_map.counts(out)
-            if any(count != axis_map.kernel for count in counts):
-                factors = [axis_map.kernel / count for count in counts]
-                x = x * _along(numbers_on(x.device, factors, _exact(x.dtype)).to(x.dtype), dim, x.dim())
+        key = (call, "rescale", self._kind, x.dtype, x.device)
+        factors: list[Tensor] | None = self._segment.by_kind.get(key)
+        if factors is None:  # windows are cut off by the borders alone, which tiles of a kind meet alike
+            factors = self._segment.by_kind[key] = []
+            for dim, out, axis_map in self._lookups(call):
+                assert isinstance(axis_map, AveragingWindow)
+                counts = axis_map.counts(out)
+                if any(count != axis_map.kernel for count in counts):
+                    numbers = [axis_map.kernel / count for count in counts]
+                    factors.append(_along(numbers_on(x.device, numbers, _exact(x.dtype)).to(x.dtype), dim, x.dim()))
+        for factor in factors:
+            x = x * factor
         return x
 
     def gather(self, x: Tensor, call: str) -> Tensor:

@@ -32,6 +32,8 @@ class TileWeights:
         is_autocast = torch.is_autocast_enabled(device.type)
         self.tensors: dict[str, Tensor] = {}
         """By name, as tiles read them."""
+        self.dtypes = {name: x.dtype for name, x in smalls.items()}
+        """Those of the gradients."""
         self._sums: dict[str, Tensor] = {}
         for name, x in smalls.items():
             is_narrowed = is_autocast and name in narrowed and x.dtype == torch.float32
@@ -41,6 +43,12 @@ class TileWeights:
                 if is_narrowed:
                     leaf.register_post_accumulate_grad_hook(partial(_add, self._sums, name, x.dtype))  # type: ignore[no-untyped-call]
             self.tensors[name] = leaf
+
+    def add(self, name: str, total: Tensor) -> None:
+        """Add to the sum what arrived elsewhere; it is copied."""
+        arrived, leaf = self.gradient(name), self.tensors[name]
+        self._sums[name] = total.clone() if arrived is None else arrived + total
+        leaf.grad = None
 
     def gradient(self, name: str) -> Tensor | None:
         """The sum so far, in the dtype of the tensor; None if nothing has arrived."""
