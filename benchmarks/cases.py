@@ -61,10 +61,14 @@ class Case:
         return next(iter(self.steps.values())).image_size
 
     def spec(self, task: Task, variant: Variant, device: str, num_threads: int | None, num_warmups: int | None) -> Spec:
-        """What a worker is asked to do; `num_warmups` of None is one on small images and on a GPU, none on others."""
+        """What a worker is asked to do; `num_warmups` of None is one on small images and on a GPU, none on others.
+
+        Recordings are made in the first two steps.
+        """
         run = (self.steps if task == "step" else self.checks)[variant.method]
         if num_warmups is None:
-            num_warmups = int(device != "cpu" or run.image_size[0] * run.image_size[1] <= _WARMUP_PIXELS)
+            is_warmed_up = device != "cpu" or run.image_size[0] * run.image_size[1] <= _WARMUP_PIXELS
+            num_warmups = (2 if variant.cuda_graphs else 1) if is_warmed_up else 0
         return Spec(
             task=task,
             net=self.net,

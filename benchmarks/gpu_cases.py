@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from benchmarks.cases import RESNET_CHECKS, Case, runs
 
-GPU_VARIANTS = ("plain", "checkpoint", "reuse", "reuse-keep-4")
+GPU_VARIANTS = ("plain", "checkpoint", "reuse", "reuse-graphs")
 """What is run unless variants are named; a case leaves out what does not fit it."""
 
 GPU_CASES = {
@@ -24,7 +24,7 @@ GPU_CASES = {
         Case(
             "resnet50-16384",
             "resnet50",
-            runs(16384, plain=False, reuse=(1024, 8192)),
+            runs(16384, plain=False, reuse=(2048, 8192)),
             RESNET_CHECKS,
             is_autocast=True,
             is_channels_last=True,
@@ -33,7 +33,7 @@ GPU_CASES = {
         Case(
             "resnet50-32768",
             "resnet50",
-            runs(32768, plain=False, reuse=(1024, 8192)),
+            runs(32768, plain=False, reuse=(2048, 8192)),
             RESNET_CHECKS,
             is_autocast=True,
             is_channels_last=True,

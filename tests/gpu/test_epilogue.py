@@ -22,7 +22,8 @@ ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 def test_kernels(dtype: torch.dtype) -> None:
     pytest.importorskip("triton")
     for case in cases(DEVICE, dtype):
-        assert epilogue._kernels_for(case.out, case.y) is not None
+        has_kernels = epilogue._kernels_for(case.out, case.y) is not None
+        assert has_kernels or case.y.shape[1] == 1  # a single channel has no order of its own
         rectify_into(case.out, case.y, case.bias, case.addend)
         torch.testing.assert_close(case.out.double(), case.expected, equal_nan=True, rtol=ROUNDING[dtype], atol=1e-6)
         gradient = torch.randn_like(case.out)

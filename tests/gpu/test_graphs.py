@@ -103,13 +103,16 @@ def test_maps_into_arrays(num_replays: list[int]) -> None:
 
 
 def test_memory_is_given_back() -> None:
+    """But for work space that libraries keep for the stream of the recordings, once."""
     model = build("resnet")
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    streamed = streamplan.compile(model, SIZE, (32, 64), keep_tiles=0, cuda_graphs=True)
+    plain_step(model, draw(0))
+    left = []
     for _ in range(3):
-        streamed(draw(0).to(DEVICE)).sum().backward()
-    model.zero_grad()
-    del streamed
-    torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() - before < 2**20
+        streamed = streamplan.compile(model, SIZE, (32, 64), keep_tiles=0, cuda_graphs=True)
+        for _ in range(3):
+            streamed(draw(0).to(DEVICE)).sum().backward()
+        model.zero_grad()
+        del streamed
+        torch.cuda.synchronize()
+        left.append(torch.cuda.memory_allocated())
+    assert max(left[1:]) - left[0] < 2**20

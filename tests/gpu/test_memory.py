@@ -14,9 +14,11 @@ from streamplan.errors import OutOfMemoryError, StreamPlanError
 from tests.gpu.common import DEVICE
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18
-from tests.runtime.exhaustion import BUDGETS, MIB, SIZE, SMALL, Net, step
+from tests.runtime.exhaustion import MIB, SIZE, SMALL, Net, step
 
 pytestmark = pytest.mark.gpu
+BUDGETS = {"forward": 24 * MIB, "backward": 84 * MIB, "head": 200 * MIB}
+"""Above what there is after the warm-up. A map of a tile takes 20 MiB of the allocator, and the head asks for 256."""
 
 
 def peak_bytes(carries: str) -> tuple[int, int]:
@@ -64,10 +66,11 @@ def test_exhaustion(phase: str, said: set[str]) -> None:
     keep_tiles = 1 if phase == "head" else 0
     streamed = streamplan.compile(model, SIZE, (256, 1024), keep_tiles=keep_tiles)
     small, image = torch.rand(SMALL, device=DEVICE), torch.rand(SIZE, device=DEVICE)
-    expected = step(model, model, small)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        expected = step(model, model, small)
     step(model, streamed, small)
     model.zero_grad()
-    with limited(BUDGETS[phase]):
+    with limited(BUDGETS[phase]), torch.backends.cudnn.flags(allow_tf32=False):
         before = torch.cuda.memory_allocated()
         with pytest.raises(OutOfMemoryError) as caught:
             step(model, streamed, image)
@@ -83,7 +86,7 @@ def test_exhaustion(phase: str, said: set[str]) -> None:
         assert "CUDA out of memory" in str(error)
         found = step(model, streamed, small)
     for ours, plain in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-6)
+        assert float((ours - plain).norm()) <= 1e-3 * float(plain.norm())
 
 
 def test_host_memory_of_a_net_on_a_device_is_told_apart() -> None:

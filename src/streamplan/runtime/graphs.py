@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import Any, Protocol
 
@@ -74,16 +74,25 @@ class CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        index: int | None = device.index
+        self._stream = _recording_stream(torch.cuda.current_device() if index is None else index)
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Work) -> tuple[Slots, Any, Callable[[], None], bool]:
         """Record; nothing is computed yet."""
         graph = torch.cuda.CUDAGraph()
-        # Threads that read the image go on meanwhile, on streams of their own.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            outputs, remark = work()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The CUDA Graph is empty")  # some of the first tiles compute nothing
+            # Threads that read the image go on meanwhile, on streams of their own.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                outputs, remark = work()
         return outputs, remark, graph.replay, False
+
+
+@cache
+def _recording_stream(index: int) -> torch.cuda.Stream:
+    """The one stream of a GPU for recordings; libraries keep work space for each."""
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
 
 
 class TileGraphs:

@@ -72,7 +72,8 @@ def forward_pass(
     """
     segment = runner.segment
     outputs: dict[str, Tensor] = {}
-    copy = cloned if wanted is None else Arena(segment.memory.plan.costs.carry_bytes).copy
+    is_kept_here = wanted is not None and not (segment.keeps_carries_on_host and device.type != "cpu")
+    copy = Arena(segment.memory.plan.costs.carry_bytes).copy if is_kept_here else cloned
     handover, carries = Handover(segment), KeptCarries(segment, device)
     kept: dict[Index, TileRun] = {}
     num_computed_again = segment.num_tiles if wanted is None else segment.num_tiles - segment.num_kept_tiles
