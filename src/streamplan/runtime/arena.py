@@ -35,15 +35,40 @@ class Arena:
         """A copy of part of a tensor, without gaps."""
         if x.numel() == 0:
             return x.detach().clone(memory_format=memory_format)
-        if self._block is None or self._used + x.nbytes > self._block.nbytes:
-            size = max(min(self._expected, _LARGEST_BLOCK), _SMALLEST_BLOCK, x.nbytes)
+        nbytes = x.numel() * x.element_size()
+        if self._block is None or self._used + nbytes > self._block.nbytes:
+            size = _block_size(self._expected, nbytes)
             self._block, self._used = torch.empty(size, dtype=torch.uint8, device=x.device), 0
         copy = torch.empty(0, dtype=x.dtype, device=x.device)
         strides = _dense_strides(x.shape, memory_format)
         copy.set_(self._block.untyped_storage(), self._used // x.element_size(), x.shape, strides)
-        self._used += -(-x.nbytes // _ALIGNMENT) * _ALIGNMENT
-        self._expected -= x.nbytes
+        self._used += _aligned(nbytes)
+        self._expected -= nbytes
         return copy.copy_(x.detach())
+
+
+def blocks_for(sizes: Sequence[int], expected: int) -> int:
+    """Bytes of the blocks that an arena takes for tensors of these sizes.
+
+    >>> blocks_for([100, 60000, 300], 60400)
+    76784
+    """
+    total = used = block = 0
+    for nbytes in sizes:
+        if used + nbytes > block or not block:
+            block, used = _block_size(expected, nbytes), 0
+            total += block
+        used += _aligned(nbytes)
+        expected -= nbytes
+    return total
+
+
+def _block_size(expected: int, nbytes: int) -> int:
+    return max(min(expected, _LARGEST_BLOCK), _SMALLEST_BLOCK, nbytes)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _dense_strides(shape: Sequence[int], memory_format: torch.memory_format) -> list[int]:

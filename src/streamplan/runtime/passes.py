@@ -90,6 +90,7 @@ def forward_pass(
                 kept[index] = run
             elif wanted is not None and received:
                 carries.keep(index, received)
+            del run  # what it read and computed is not needed while the next tile runs
             progress.leave()
         writer.finish()
     return ForwardResult(outputs, carries, kept)
