@@ -23,9 +23,9 @@ from streamplan.analysis.clusters import Clusters
 from streamplan.analysis.flush import find_paces
 from streamplan.analysis.regions import AxisStep, EdgeKey, StreamedEdge, StreamedPart, pull_regions, read_region
 from streamplan.analysis.schedule import AxisSchedule
-from streamplan.geometry import AffineWindow, AxisRead, Interval
+from streamplan.geometry import AffineWindow, AxisMap, AxisRead, Interval
 
-_NOTHING = Interval(0, 0)
+_EMPTY = AxisRead(Interval(0, 0), before=0, after=0)
 
 
 def schedule_carried_axis(
@@ -63,6 +63,7 @@ def _frontiers(part: StreamedPart, clusters: Clusters, axis: int, boundaries: tu
     edges = clusters.reads_between(part)
     cluster_needs = _cluster_needs(needs, clusters)
     first = part.extents[part.input_maps[0]][axis]
+    windows = {name: _windows(part, clusters, axis, edges[name]) for name in roots if name not in part.input_maps}
     state = {name: cluster_needs[name].start for name in roots}
     frontiers = [dict(state)]
     paces = find_paces(part, clusters, axis, edges, boundaries)
@@ -73,7 +74,7 @@ def _frontiers(part: StreamedPart, clusters: Clusters, axis: int, boundaries: tu
         for name in roots:
             if name not in part.input_maps:
                 limit = max(state[name], min(cluster_needs[name].stop, pace.get(name, cluster_needs[name].stop)))
-                state[name] = _longest_prefix(part, clusters, axis, edges[name], state, limit)
+                state[name] = _longest_prefix(windows[name], state, state[name], limit)
         frontiers.append(dict(state))
     return frontiers
 
@@ -88,28 +89,39 @@ def _cluster_needs(needs: Mapping[str, Interval], clusters: Clusters) -> dict[st
     return hulls
 
 
-def _longest_prefix(
-    part: StreamedPart,
-    clusters: Clusters,
-    axis: int,
-    edges: list[StreamedEdge],
-    state: Mapping[str, int],
-    limit: int,
-) -> int:
-    """The largest frontier of the edges' reader whose new block reads only what exists."""
-    start = state[edges[0].reader]
+@dataclass(frozen=True)
+class _Window:
+    """What a call reads through one map: the same positions of one or of many values, such as those it joins."""
+
+    axis_map: AxisMap
+    extent: int
+    """Of the values that are read."""
+    roots: tuple[str, ...]
+
+
+def _windows(part: StreamedPart, clusters: Clusters, axis: int, edges: list[StreamedEdge]) -> tuple[_Window, ...]:
+    """The reads of a call, alike ones together."""
+    roots: dict[tuple[AxisMap, int], list[str]] = {}
+    for edge in edges:
+        roots.setdefault((edge.axis_maps[axis], part.extents[edge.source][axis]), []).append(clusters.root[edge.source])
+    return tuple(_Window(axis_map, extent, tuple(names)) for (axis_map, extent), names in roots.items())
+
+
+def _longest_prefix(windows: tuple[_Window, ...], state: Mapping[str, int], start: int, limit: int) -> int:
+    """The largest frontier of a call at `start` whose new block reads only what exists."""
+    available = [min(state[root] for root in window.roots) for window in windows]
 
     def computable(stop: int) -> bool:
-        for edge in edges:
-            read = read_region(edge.axis_maps[axis], Interval(start, stop), part.extents[edge.source][axis])
-            if not read.span.is_empty and read.span.stop > state[clusters.root[edge.source]]:
+        for window, stops in zip(windows, available, strict=True):
+            read = read_region(window.axis_map, Interval(start, stop), window.extent)
+            if not read.span.is_empty and read.span.stop > stops:
                 return False
         return True
 
     low, high = start, limit
     if high <= low:
         return low
-    guess = _guess(part, clusters, axis, edges, state, limit)
+    guess = _guess(windows, available, limit)
     if guess is not None:
         guess = max(low, guess)
         if (guess == low or computable(guess)) and (guess == high or not computable(guess + 1)):
@@ -122,22 +134,15 @@ def _longest_prefix(
     return low
 
 
-def _guess(
-    part: StreamedPart,
-    clusters: Clusters,
-    axis: int,
-    edges: list[StreamedEdge],
-    state: Mapping[str, int],
-    limit: int,
-) -> int | None:
+def _guess(windows: tuple[_Window, ...], available: list[int], limit: int) -> int | None:
     """The longest prefix if no window ends in padding; None if something else than windows is read."""
     guess = limit
-    for edge in edges:
-        axis_map, available = edge.axis_maps[axis], state[clusters.root[edge.source]]
+    for window, stops in zip(windows, available, strict=True):
+        axis_map = window.axis_map
         if not isinstance(axis_map, AffineWindow) or axis_map.num < 1:
             return None
-        if available < part.extents[edge.source][axis]:
-            guess = min(guess, axis_map.reach(available))
+        if stops < window.extent:
+            guess = min(guess, axis_map.reach(stops))
     return guess
 
 
@@ -149,13 +154,15 @@ def _blocks(frontiers: list[dict[str, int]], step: int) -> dict[str, Interval]:
 def _reads(part: StreamedPart, clusters: Clusters, axis: int, new: Mapping[str, Interval]) -> dict[EdgeKey, AxisRead]:
     """What the new blocks of one step read, for edges between clusters."""
     reads = {}
+    known: dict[object, AxisRead] = {}
     for edge in part.edges:
         if clusters.is_inside(edge):
             continue
-        block = new[edge.reader]
-        extent = part.extents[edge.source][axis]
-        empty = AxisRead(_NOTHING, before=0, after=0)
-        reads[edge.key] = empty if block.is_empty else read_region(edge.axis_maps[axis], block, extent)
+        axis_map, block, extent = edge.axis_maps[axis], new[edge.reader], part.extents[edge.source][axis]
+        alike = (edge.reader, axis_map, extent)
+        if alike not in known:
+            known[alike] = _EMPTY if block.is_empty else read_region(axis_map, block, extent)
+        reads[edge.key] = known[alike]
     return reads
 
 

@@ -12,18 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from streamplan.codegen import LoadedProgram, emit_program, load_program
+from streamplan.codegen import LoadedProgram, load_prepared
 from streamplan.errors import InputMismatchError, SourceError
 from streamplan.images import Source, target_for
-from streamplan.lowering import LoweredPart, find_narrowed
 from streamplan.planning import Plan, PreparedPlan
-from streamplan.planning.memory import CallMemory, TileMemory, live_tile_bytes
+from streamplan.planning.memory import CallMemory
 from streamplan.rules import Draw
-from streamplan.runtime import GraphCache, OnTile, Progress, Segment, reporting_shortage, stream_segment, write_segment
+from streamplan.runtime import (
+    GraphCache,
+    OnTile,
+    Progress,
+    Segment,
+    build_segment,
+    reporting_shortage,
+    stream_segment,
+    write_segment,
+)
 from streamplan.runtime.dropout import draw
-
-_WITHOUT_GRADIENT = frozenset({"detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge"})
-"""Operations that autograd does not see through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,31 +194,9 @@ def build_executable(prepared: PreparedPlan, *, cuda_graphs: bool = False) -> Ex
         prepared: The plan.
         cuda_graphs: Whether tiles are recorded on a GPU.
     """
-    plan, part, lowered = prepared.plan, prepared.part, prepared.lowered
-    title = (
-        f"{plan.model}, input {plan.input_size}, cut at {', '.join(plan.cut)}: "
-        "prologue and head are resident, tile is streamed."
-    )
-    trace = prepared.traced.trace
-    carrying = prepared.carrying
-    program = emit_program(prepared.graph, prepared.facts, prepared.cut, lowered, trace.graph, title, carrying)
-    loaded = load_program(program)
-    specs = {name: prepared.graph[name].output for name in part.frontier}
-    segment = Segment(
-        part=part,
-        schedules=prepared.schedules,
-        dims={name: lowered.facts.maps[name].dims for name in part.extents},
-        outputs={name: spec for name, spec in specs.items() if spec is not None},
-        smalls=program.smalls,
-        reached=_smalls_behind(lowered),
-        tile=loaded.tile,
-        maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
-        memory=TileMemory(plan, live_tile_bytes(lowered, prepared.schedules)),
-        narrowed=find_narrowed(lowered.graph, part.order, program.smalls),
-        is_channels_last="channels_last" in lowered.passes,
-        keeps_carries_on_host=plan.carries == "host",
-        num_kept_tiles=plan.keep_tiles,
-    )
+    part, trace = prepared.part, prepared.traced.trace
+    loaded = load_prepared(prepared)
+    segment = build_segment(prepared, loaded.program.smalls, loaded.tile)
     streamed = prepared.cut.streamed
     resident = {
         str(node.target) for node in trace.graph.nodes if node.op == "call_module" and node.name not in streamed
@@ -234,20 +217,8 @@ def build_executable(prepared: PreparedPlan, *, cuda_graphs: bool = False) -> Ex
         around,
         norms,
         is_whole,
-        GraphCache(segment, program.source) if cuda_graphs else None,
+        GraphCache(segment, loaded.program.source) if cuda_graphs else None,
     )
-
-
-def _smalls_behind(lowered: LoweredPart) -> dict[str, frozenset[str]]:
-    """The small tensors that each cut value is computed from, differentiably."""
-    behind: dict[str, frozenset[str]] = dict.fromkeys(lowered.part.input_maps, frozenset())
-    for name in lowered.part.order:
-        call = lowered.graph[name]
-        own = frozenset((*call.attributes, *(other for other in call.inputs if other not in behind)))
-        behind[name] = own.union(*(behind[other] for other in call.inputs if other in behind))
-        if call.op in _WITHOUT_GRADIENT:
-            behind[name] = frozenset()
-    return {name: behind[name] for name in lowered.part.frontier}
 
 
 def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | Source]:

@@ -174,7 +174,12 @@ def _schedule(
     if not is_reused:
         return tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries))
     clusters = _clusters(lowered.graph, part)
-    return tuple(schedule_carried_axis(part, clusters, axis, stops) for axis, stops in enumerate(boundaries))
+    known: dict[object, AxisSchedule] = {}
+    keys = [(stops, _axis_key(part, axis)) for axis, stops in enumerate(boundaries)]
+    for axis, key in enumerate(keys):
+        if key not in known:
+            known[key] = schedule_carried_axis(part, clusters, axis, boundaries[axis])
+    return tuple(known[key] for key in keys)
 
 
 def _clusters(graph: Graph, part: StreamedPart) -> Clusters:
@@ -189,18 +194,27 @@ def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[AxisSche
     """
     part = lowered.part
     clusters = _clusters(lowered.graph, part)
-    schedules = []
-    for axis, (extent, size) in enumerate(zip(part.extents[part.input_maps[0]], tile_size, strict=True)):
-        strides = effective_strides(part, axis, part.input_maps[0]).values()
-        stops = _stops(extent, size, max(int(stride.samples) for stride in strides))
-        plain = schedule_carried_axis(part, clusters, axis, stops)
-        num_more = count_flush_steps(part, clusters, axis, stops) if len(stops) > 2 else 0
-        if num_more:
-            spread = schedule_carried_axis(part, clusters, axis, stops + (extent,) * num_more)
-            is_worth = _peak_bytes(lowered, axis, spread) < _WORTH_SPREADING * _peak_bytes(lowered, axis, plain)
-            plain = spread if is_worth else plain
-        schedules.append(plain)
-    return tuple(schedules)
+    schedules: dict[object, AxisSchedule] = {}
+    keys = [(size, _axis_key(part, axis)) for axis, size in enumerate(tile_size)]
+    for axis, key in enumerate(keys):
+        if key not in schedules:
+            schedules[key] = _advance_axis(lowered, clusters, axis, tile_size[axis])
+    return tuple(schedules[key] for key in keys)
+
+
+def _advance_axis(lowered: LoweredPart, clusters: Clusters, axis: int, size: int) -> AxisSchedule:
+    """The steps along one axis."""
+    part = lowered.part
+    extent = part.extents[part.input_maps[0]][axis]
+    strides = effective_strides(part, axis, part.input_maps[0]).values()
+    stops = _stops(extent, size, max(int(stride.samples) for stride in strides))
+    plain = schedule_carried_axis(part, clusters, axis, stops)
+    num_more = count_flush_steps(part, clusters, axis, stops) if len(stops) > 2 else 0
+    if not num_more:
+        return plain
+    spread = schedule_carried_axis(part, clusters, axis, stops + (extent,) * num_more)
+    is_worth = _peak_bytes(lowered, axis, spread) < _WORTH_SPREADING * _peak_bytes(lowered, axis, plain)
+    return spread if is_worth else plain
 
 
 def _stops(extent: int, size: int, stride: int) -> tuple[int, ...]:

@@ -74,7 +74,8 @@ class MemoryItem:
 def live_tile_bytes(lowered: LoweredPart, schedules: tuple[AxisSchedule, ...]) -> int:
     """Most that the values of the largest tile need at once without autograd.
 
-    The image's region stays; every other value goes behind its last reader. A call may copy what it reads, padded.
+    The image's region stays; every other value goes behind its last reader. A call may copy what it reads: joined with
+    carried samples, or padded.
     """
     part, graph = lowered.part, lowered.graph
     regions = {
@@ -86,9 +87,12 @@ def live_tile_bytes(lowered: LoweredPart, schedules: tuple[AxisSchedule, ...]) -
     last_use = {owners[name]: name for name in part.order}
     last_use |= {owners[edge.source]: edge.reader for edge in part.edges if edge.source in owners}
     last_use |= {owners[name]: "" for name in part.frontier}
+    is_joined = any(step.carried_in for schedule in schedules for step in schedule.steps)
+    may_copy = is_joined or "native_padding" not in lowered.passes
     live = most = sum(regions[name] for name in part.input_maps)
     for name in part.order:
-        copied = max((regions[source] for source in graph[name].inputs if source in regions), default=0)
+        sources = (source for source in graph[name].inputs if source in regions)
+        copied = max(map(regions.__getitem__, sources), default=0) if may_copy else 0
         live += regions[name] if owners[name] == name else 0
         most = max(most, live + copied)
         live -= sum(regions[owner] for owner, reader in last_use.items() if reader == name)

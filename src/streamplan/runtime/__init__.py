@@ -1,5 +1,6 @@
 """Running a streamed segment: the tile handed to the program, the tile loop, and its autograd function."""
 
+from streamplan.runtime.building import build_segment
 from streamplan.runtime.graphs import GraphCache
 from streamplan.runtime.progress import OnTile, Progress
 from streamplan.runtime.segment import Segment
@@ -14,6 +15,7 @@ __all__ = [
     "Progress",
     "Segment",
     "Tile",
+    "build_segment",
     "reporting_shortage",
     "stream_segment",
     "write_segment",

@@ -1,0 +1,68 @@
+"""How many bytes of tensors are alive while code runs without data.
+
+Tensors on the meta device have shapes and storages of their own but no memory. Every operation passes through a
+dispatch mode, which notes each storage when it is first seen and when it goes: autograd's saved tensors and gradients
+included.
+
+    x = torch.empty(1000, device="meta")       4,000
+    y = x * 2                                  8,000
+    del x                                      4,000     the peak stays 8,000
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Reserve = Callable[[Any, tuple[Any, ...]], int]
+"""Bytes that a call of an operation takes besides its tensors, from the operation and its arguments."""
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts storages that come into being inside the `with` block; those that were there before do not count."""
+
+    def __init__(self, reserve: Reserve | None = None, known: Iterable[Tensor] = ()) -> None:
+        """Begin with nothing.
+
+        Args:
+            reserve: What operations take besides their tensors.
+            known: Tensors that are there already.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reserve = reserve
+        self._known = {x.untyped_storage()._cdata for x in known}
+        self._held = list(known)  # else an address could be used again
+        self._alive: dict[int, int] = {}
+        self.current_bytes = 0
+        self.peak_bytes = 0
+        """Of tensors alone."""
+        self.peak_with_reserve = 0
+        """With what operations take besides."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+        extra = self._reserve(func, args) if self._reserve is not None else 0
+        self.peak_with_reserve = max(self.peak_with_reserve, self.current_bytes + extra)
+        return out
+
+    def _see(self, x: Tensor) -> None:
+        storage = x.untyped_storage()
+        key = storage._cdata
+        if key not in self._alive and key not in self._known:
+            self._alive[key] = storage.nbytes()
+            self.current_bytes += storage.nbytes()
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.current_bytes -= self._alive.pop(key)

@@ -1,0 +1,203 @@
+"""The memory of a training step, phase by phase, from what its tiles, its head and its folded tensors take.
+
+    forward     parameters, image, tensors made for tiles, cut, carried samples, kept tiles, one tile
+    head        the same without the tile, and what the resident part takes, forward and backward
+    backward    parameters, image, tensors made for tiles, gradient of the cut, carried samples and gradients left for
+                them, kept tiles, sums of gradients, gradients of the resident part, one tile with autograd
+    end         parameters, image, sums of gradients and the parameters' gradients
+
+Gradients of parameters are not there when a step begins, as `zero_grad()` leaves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streamplan.planning.projection import MemoryProjection, PhaseProjection, ProjectedItem
+from streamplan.projection.carries import count_carried
+from streamplan.projection.footprints import BackwardFootprint, Index, Peak
+from streamplan.projection.step import StepSimulator
+from streamplan.runtime.segment import Segment
+
+_MAX_SIMULATED = 2
+"""Kinds of tiles that are simulated in each direction, those with most positions."""
+_REGIONS_AT_ONCE = 3
+"""Regions of an image that is read tile by tile: one that is computed, and two that are on their way."""
+_LEAST_MARGIN = 2**18
+_MARGIN = 0.01
+"""Small tensors that are not followed one by one, such as indices and masks, as a share of what tiles take."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a projection depends on besides the plan's cut, tiles and halo."""
+
+    keep_tiles: int
+    """Tiles that are not computed again."""
+    are_carries_on_host: bool
+    is_image_on_host: bool
+    """Whether tiles read the image from host memory or from an array."""
+    optimizer_bytes: int = 0
+    """State that the optimiser keeps."""
+
+
+def project_step(simulator: StepSimulator, circumstances: Circumstances, reserve: str = "none") -> MemoryProjection:
+    """What a training step needs.
+
+    Args:
+        simulator: The plan's parts.
+        circumstances: What is kept where.
+        reserve: Where the work space of kernels comes from, in words.
+    """
+    return _Step(simulator, circumstances).project(reserve)
+
+
+class _Step:
+    """A step whose parts are put together."""
+
+    def __init__(self, simulator: StepSimulator, circumstances: Circumstances) -> None:
+        self._simulator, self._circumstances = simulator, circumstances
+        segment = simulator.segment
+        indices = list(segment.tile_indices())
+        num_kept = min(circumstances.keep_tiles, len(indices))
+        kept, others = indices[len(indices) - num_kept :], indices[: len(indices) - num_kept]
+        largest = _largest(segment, others)
+        self._forward = [simulator.forward(index) for index in largest]
+        self._backward = [simulator.backward(index) for index in largest]
+        self._kept = [simulator.backward(index) for index in kept]
+        self._carried = count_carried(segment, indices)
+        self._cut_bytes = simulator.prepared.plan.costs.cut_bytes
+        self._is_returned = any(name in simulator.prepared.graph.outputs for name in segment.outputs)
+
+    def project(self, reserve: str) -> MemoryProjection:
+        """All phases."""
+        own = self._simulator.own
+        base = {
+            "parameters": own.parameters,
+            "buffers": own.buffers,
+            "optimiser state": self._circumstances.optimizer_bytes,
+            **self._image(),
+            "tensors made for tiles": own.made,
+        }
+        phases = (
+            _phase("forward", base, _with_margin(self._forward_items())),
+            _phase("head", base, _with_margin(self._head_items())),
+            _phase("backward", base, _with_margin(self._backward_items())),
+            _phase("end", base, _with_margin(self._end_items())),
+        )
+        host_bytes = self._carried.all_bytes if self._circumstances.are_carries_on_host else 0
+        return MemoryProjection(phases, host_bytes, reserve)
+
+    def _image(self) -> dict[str, int]:
+        if not self._circumstances.is_image_on_host:
+            return {"image": self._simulator.own.images}
+        segment = self._simulator.segment
+        inputs = segment.part.input_maps
+        largest = max(
+            _region_bytes(segment, index, inputs) for index in _largest(segment, list(segment.tile_indices()))
+        )
+        return {"regions of the image": _REGIONS_AT_ONCE * round(largest)}
+
+    def _kept_carries(self) -> dict[str, int]:
+        """Carried samples that wait for the backward pass."""
+        return {} if self._circumstances.are_carries_on_host else {"carried samples": self._carried.block_bytes}
+
+    def _forward_items(self) -> dict[str, int]:
+        items = {"cut": self._cut_bytes, **self._kept_carries()}
+        if self._circumstances.are_carries_on_host:
+            items["carried samples on their way"] = self._carried.waiting_bytes
+        peak = max((found.peak for found in self._forward), key=lambda peak: peak.total_bytes, default=Peak(0, 0))
+        if self._kept:
+            saved = sum(found.saved_bytes for found in self._kept)
+            above = max(found.forward_peak.total_bytes - found.saved_bytes for found in self._kept)
+            if saved + above >= peak.total_bytes:
+                return {**items, "kept tiles": saved, "inside one tile": above}
+        return {**items, "one tile": peak.tensor_bytes, "work space of kernels": peak.reserve_bytes}
+
+    def _head_items(self) -> dict[str, int]:
+        peak = self._simulator.head.peak
+        return {
+            "cut": self._cut_bytes,
+            **self._kept_carries(),
+            "kept tiles": sum(found.saved_bytes for found in self._kept),
+            "resident part": peak.tensor_bytes,
+            "work space of kernels": peak.reserve_bytes,
+        }
+
+    def _backward_items(self) -> dict[str, int]:
+        head = self._simulator.head
+        items = {
+            "cut": self._cut_bytes if self._is_returned else 0,
+            "gradient of the cut": head.cut_gradient_bytes or self._cut_bytes,
+            "gradients of the resident part": head.gradient_bytes,
+            "sums of gradients": self._simulator.own.sums,
+            **self._kept_carries(),
+        }
+        candidates: list[dict[str, int]] = []
+        if self._backward:
+            found = max(self._backward, key=lambda found: found.peak.total_bytes)
+            candidates.append({"gradients of carried samples": self._carried.waiting_bytes, **_tile_items(found, 0)})
+        if self._kept:
+            saved = sum(found.saved_bytes for found in self._kept)
+            candidates.append({"kept tiles": saved, **_tile_items(self._kept[-1], self._kept[-1].saved_bytes)})
+        return items | max(candidates, key=_total)
+
+    def _end_items(self) -> dict[str, int]:
+        """Tensors made for tiles go as their gradients are passed on."""
+        own = self._simulator.own
+        return {
+            "tensors made for tiles": -own.made,
+            "cut": 2 * self._cut_bytes if self._is_returned else 0,
+            "sums of gradients": own.sums,
+            "gradients of parameters": own.streamed_gradients + self._simulator.head.gradient_bytes,
+        }
+
+
+def _total(items: Mapping[str, int]) -> int:
+    return sum(items.values())
+
+
+def _tile_items(found: BackwardFootprint, saved: int) -> dict[str, int]:
+    """A tile with autograd, but for what is counted as saved."""
+    what = "inside one tile" if saved else "one tile"
+    return {what: found.peak.tensor_bytes - saved, "work space of kernels": found.peak.reserve_bytes}
+
+
+def _with_margin(items: Mapping[str, int]) -> dict[str, int]:
+    """With something for small tensors."""
+    of_tiles = sum(count for what, count in items.items() if what in ("one tile", "inside one tile", "carried samples"))
+    return {**items, "small tensors": max(_LEAST_MARGIN, round(_MARGIN * of_tiles))}
+
+
+def _phase(name: str, *parts: Mapping[str, int]) -> PhaseProjection:
+    """The items of a phase, added up by name."""
+    totals: dict[str, int] = {}
+    for part in parts:
+        for what, count in part.items():
+            totals[what] = totals.get(what, 0) + count
+    items = [ProjectedItem(what, count) for what, count in totals.items() if count > 0]
+    return PhaseProjection(name, tuple(sorted(items, key=lambda item: -item.num_bytes)))
+
+
+def _largest(segment: Segment, indices: Sequence[Index]) -> list[Index]:
+    """One tile of each of the kinds with most to compute."""
+    positions: dict[Index, tuple[float, Index]] = {}
+    for index in indices:
+        kind = segment.kind(index)
+        if kind not in positions:
+            positions[kind] = (_region_bytes(segment, index, tuple(segment.maps)), index)
+    ranked = sorted(positions.values(), reverse=True)
+    return [index for _, index in ranked[:_MAX_SIMULATED]]
+
+
+def _region_bytes(segment: Segment, index: Index, names: Sequence[str]) -> float:
+    """Bytes of all that a tile has at hand of some values."""
+    steps = [schedule.steps[i] for schedule, i in zip(segment.schedules, index, strict=True)]
+    total = 0.0
+    for name in names:
+        share = 1.0
+        for step, extent in zip(steps, segment.part.extents[name], strict=True):
+            share *= step.regions[name].size / extent
+        total += share * segment.maps[name].num_bytes
+    return total

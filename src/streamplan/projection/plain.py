@@ -1,0 +1,68 @@
+"""What the plain net takes: one training step on tensors without data."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from streamplan.frontend.skeleton import make_skeleton
+from streamplan.ir import TensorSpec
+from streamplan.planning.arguments import CallArguments
+from streamplan.planning.projection import MemoryProjection, PhaseProjection, ProjectedItem
+from streamplan.projection.footprints import META
+from streamplan.projection.liveness import LiveBytes, Reserve
+
+
+def project_plain(
+    model: nn.Module,
+    arguments: CallArguments,
+    reserve: Reserve | None = None,
+    optimizer_bytes: int = 0,
+    source: str = "none",
+) -> MemoryProjection:
+    """What a training step of the plain net needs, with a loss whose gradient reaches all that it returns.
+
+    Args:
+        model: The model; it may be on the meta device.
+        arguments: The call.
+        reserve: What operations take besides their tensors.
+        optimizer_bytes: State that the optimiser keeps.
+        source: Where the work space of kernels comes from, in words.
+    """
+    net = make_skeleton(model, nullcontext(), META).root  # type: ignore[arg-type]
+    args, kwargs = pytree.tree_map_only(TensorSpec, _empty, (arguments.args, dict(arguments.kwargs)))
+    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    parameters, buffers = list(net.parameters()), list(net.buffers())
+    for parameter in parameters:
+        parameter.grad = None
+    with LiveBytes(reserve, [*inputs, *parameters, *buffers]) as live:
+        outputs = [x for x in pytree.tree_leaves(net(*args, **kwargs)) if isinstance(x, Tensor) and x.requires_grad]
+        saved, forward, forward_total = live.current_bytes, live.peak_bytes, live.peak_with_reserve
+        if outputs:
+            torch.autograd.backward(outputs, [torch.empty_like(x) for x in outputs])
+    base = {
+        "parameters": sum(x.nbytes for x in parameters),
+        "buffers": sum(x.nbytes for x in buffers),
+        "image": sum(x.nbytes for x in inputs),
+        "optimiser state": optimizer_bytes,
+        "activations saved for the backward pass": saved,
+    }
+    phases = (
+        _phase("forward", base, forward - saved, forward_total - forward),
+        _phase("backward", base, live.peak_bytes - saved, live.peak_with_reserve - live.peak_bytes),
+    )
+    return MemoryProjection(phases, 0, source)
+
+
+def _empty(spec: TensorSpec) -> Any:
+    return torch.empty(spec.shape, dtype=spec.dtype, device=META)
+
+
+def _phase(name: str, base: dict[str, int], above: int, work_space: int) -> PhaseProjection:
+    what = "gradients and temporaries" if name == "backward" else "temporaries"
+    items = [ProjectedItem(*item) for item in {**base, what: above, "work space of kernels": work_space}.items()]
+    return PhaseProjection(name, tuple(sorted((i for i in items if i.num_bytes > 0), key=lambda i: -i.num_bytes)))

@@ -1,0 +1,50 @@
+"""The segment of a plan."""
+
+from __future__ import annotations
+
+from streamplan.lowering import LoweredPart, find_narrowed
+from streamplan.planning import PreparedPlan
+from streamplan.planning.memory import TileMemory, live_tile_bytes
+from streamplan.runtime.segment import Segment, TileFunction
+
+_WITHOUT_GRADIENT = frozenset({"detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge"})
+"""Operations that autograd does not see through."""
+
+
+def build_segment(prepared: PreparedPlan, smalls: tuple[str, ...], tile: TileFunction) -> Segment:
+    """All that the tile loop needs to know of a plan.
+
+    Args:
+        prepared: The plan.
+        smalls: Names of the small tensors, in the order `tile` takes them.
+        tile: The emitted function.
+    """
+    part, lowered, plan = prepared.part, prepared.lowered, prepared.plan
+    specs = {name: prepared.graph[name].output for name in part.frontier}
+    return Segment(
+        part=part,
+        schedules=prepared.schedules,
+        dims={name: lowered.facts.maps[name].dims for name in part.extents},
+        outputs={name: spec for name, spec in specs.items() if spec is not None},
+        smalls=smalls,
+        reached=_smalls_behind(lowered),
+        tile=tile,
+        maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
+        memory=TileMemory(plan, live_tile_bytes(lowered, prepared.schedules)),
+        narrowed=find_narrowed(lowered.graph, part.order, smalls),
+        is_channels_last="channels_last" in lowered.passes,
+        keeps_carries_on_host=plan.carries == "host",
+        num_kept_tiles=plan.keep_tiles,
+    )
+
+
+def _smalls_behind(lowered: LoweredPart) -> dict[str, frozenset[str]]:
+    """The small tensors that each cut value is computed from, differentiably."""
+    behind: dict[str, frozenset[str]] = dict.fromkeys(lowered.part.input_maps, frozenset())
+    for name in lowered.part.order:
+        call = lowered.graph[name]
+        own = frozenset((*call.attributes, *(other for other in call.inputs if other not in behind)))
+        behind[name] = own.union(*(behind[other] for other in call.inputs if other in behind))
+        if call.op in _WITHOUT_GRADIENT:
+            behind[name] = frozenset()
+    return {name: behind[name] for name in lowered.part.frontier}
