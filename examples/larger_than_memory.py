@@ -80,7 +80,7 @@ def train(image: Any, tile_size: tuple[int, int], dtype: torch.dtype) -> None:
     net = resnet18(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, num_classes=2)
     model = OnBytes(net).eval()
     size = (1, 3, *image.shape[:2])
-    streamed = streamplan.compile(model, size, tile_size, dtype=torch.uint8, progress=True)
+    streamed = streamplan.compile(model, size, tile_size, keep_tiles=0, dtype=torch.uint8, progress=True)
     print(streamed.plan)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

@@ -40,13 +40,15 @@ def stream_one(recipe: Recipe, fractions: tuple[float, ...], depth: float) -> in
     model, inputs = recipe.build(), [recipe.draw_input()]
     expected = run(model, model, inputs)
     try:
-        plan = streamplan.plan(model, recipe.input_size, halo="recompute", dtype=torch.float64)
+        plan = streamplan.plan(model, recipe.input_size, recipe.extents, halo="recompute", dtype=torch.float64)
     except NothingToStreamError:  # the first window covers the whole map
         return 0
     num_tiles = 0
     for cut in ("latest", plan.cuts[int(depth * len(plan.cuts))].values):
         if cut != "latest":
-            plan = streamplan.plan(model, recipe.input_size, cut=cut, halo="recompute", dtype=torch.float64)
+            plan = streamplan.plan(
+                model, recipe.input_size, recipe.extents, cut=cut, halo="recompute", dtype=torch.float64
+            )
         size = tile_size([fraction**2 for fraction in fractions], plan.smallest_tile_size, recipe.extents)
         streamed = _compile(model, recipe, tuple(map(max, size, plan.smallest_tile_size)), cut)
         context = f"cut {cut}, tile size {streamed.plan.tile_size}"

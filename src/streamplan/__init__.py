@@ -8,10 +8,12 @@ loss.backward()
 
 from streamplan import testing
 from streamplan.api import (
+    ParetoPoint,
     StreamedModule,
     TensorError,
     VerificationReport,
     compile,
+    pareto_front,
     plan,
     receptive_field,
     register_rule,
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LocalRule",
+    "ParetoPoint",
     "Plan",
     "ReceptiveFieldReport",
     "Source",
@@ -38,6 +41,7 @@ __all__ = [
     "__version__",
     "compile",
     "open_slide",
+    "pareto_front",
     "plan",
     "receptive_field",
     "register_rule",

@@ -73,6 +73,15 @@ class TileSizeError(StreamPlanError, ValueError):
         super().__init__(what, **parts)
 
 
+class InfeasibleBudgetError(StreamPlanError, ValueError):
+    """No plan is small enough, or fast enough."""
+
+    def __init__(self, what: str, *, least_budget: int | None = None, **parts: str) -> None:
+        self.least_budget = least_budget
+        """The least `memory_budget` that is feasible, in bytes; None if that is not what is missing."""
+        super().__init__(what, **parts)
+
+
 class OptionError(StreamPlanError, ValueError):
     """An option of `compile`, `plan` or `verify` has a value it does not take."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -17,6 +18,14 @@ HaloPolicy = Literal["auto", "recompute", "reuse"]
 CarryPlacement = Literal["device", "host"]
 """Where carried samples wait for the backward pass."""
 
+ImagePlacement = Literal["device", "host"]
+"""Where the image is: on the device that computes, or where tiles read it region by region."""
+Optimizer = Literal["sgd", "momentum", "adam"]
+"""Optimisers by the state they keep."""
+
+OPTIMIZER_STATES = MappingProxyType({"sgd": 0, "momentum": 1, "adam": 2})
+"""Tensors that an optimiser keeps for every parameter: `momentum` also stands for RMSprop, `adam` for AdamW."""
+IMAGE_PLACEMENTS = ("device", "host")
 CARRY_PLACEMENTS = ("device", "host")
 BATCH_NORM_POLICIES = ("error", "frozen", "resident")
 HALO_POLICIES = ("auto", "recompute", "reuse")
@@ -69,7 +78,28 @@ class Options:
     keep_tiles: int = 1
     """How many tiles, from the last, keep what autograd saves from forward to backward instead of being recomputed."""
 
+    image: ImagePlacement = "device"
+    """Where the image is."""
+    optimizer: Optimizer = "sgd"
+    """What the optimiser keeps."""
+    memory_budget: int | None = None
+    """Bytes that a step may take on the device."""
+    max_slowdown: float | None = None
+    """Most time that a step may take, over that of the plain net."""
+
+    def settled(self) -> Options:
+        """The same with nothing to choose."""
+        return replace(self, memory_budget=None, max_slowdown=None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to choose."""
+        return self.tile_size is None or self.memory_budget is not None or self.max_slowdown is not None
+
     def __post_init__(self) -> None:
+        _check_choice("image", self.image, IMAGE_PLACEMENTS)
+        _check_choice("optimizer", self.optimizer, tuple(OPTIMIZER_STATES))
+        _check_slowdown(self.max_slowdown)
         _check_choice("halo", self.halo, HALO_POLICIES)
         _check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
         _check_choice("carries", self.carries, CARRY_PLACEMENTS)
@@ -94,6 +124,44 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise OptionError(f"{name}={value!r} is not known", why=f"{name} is one of {known}", do=f"pass one of {known}")
+
+
+def _check_slowdown(value: object) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and value > 0):  # type: ignore[operator]
+        raise OptionError(
+            f"max_slowdown={value!r} is not a factor",
+            why="a step may take at most so many times the plain net's time",
+            do="pass 1.25, say",
+        )
+
+
+_UNITS = MappingProxyType(
+    {"": 1, "B": 1, **{f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")}}
+    | {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}
+)
+
+
+def resolve_budget(budget: Any) -> int | None:
+    """The `memory_budget` argument in bytes.
+
+    >>> resolve_budget("1.5 GiB"), resolve_budget("20GB"), resolve_budget(4096)
+    (1610612736, 20000000000, 4096)
+
+    Raises:
+        OptionError: It is no number of bytes.
+    """
+    if budget is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B?)", str(budget).strip())
+    if isinstance(budget, bool) or found is None or found[2] not in _UNITS or float(found[1]) <= 0:
+        raise OptionError(
+            f"memory_budget={budget!r} is not a number of bytes",
+            why=f"it is a positive number, with a unit or without: {', '.join(filter(None, _UNITS))}",
+            do='pass "20GiB", "512MiB" or a number of bytes',
+        )
+    number, unit = float(found[1]), int(_UNITS[found[2]])
+    return round(number * unit)
 
 
 def _check_num_tiles(name: str, value: object) -> None:

@@ -103,7 +103,7 @@ def test_streamed_step_is_the_plain_step(case: Case, tiles: str) -> None:
 
 def _tile_size(case: Case, model: nn.Module, most: int) -> tuple[int, ...]:
     """The smallest feasible tile size, or larger so that a test has at most `most` tiles; never one tile."""
-    smallest = streamplan.plan(model, case.size, cut=case.cut, halo="recompute").smallest_tile_size
+    smallest = streamplan.plan(model, case.size, case.size[2:], cut=case.cut, halo="recompute").smallest_tile_size
     for step in range(5):
         size = tuple(low + max(0, n - 1 - low) * step // 5 for low, n in zip(smallest, case.size[2:], strict=True))
         if streamplan.plan(model, case.size, size, cut=case.cut, halo="recompute").num_tiles <= most:
@@ -172,16 +172,16 @@ def test_segnet_is_cut_before_its_first_pool_whatever_cut_is_asked_for() -> None
     """A later cut is refused: indices count positions of the whole map."""
     model = segnet(2, 3).eval()
     size = (1, 3, 64, 64)
-    assert streamplan.plan(model, size).chosen.module_path == "encoders.0.5"
+    assert streamplan.plan(model, size, 32).chosen.module_path == "encoders.0.5"
     with pytest.raises(streamplan.StreamPlanError, match="MaxPool2d"):
-        streamplan.plan(model, size, cut="encoders.1.5")
+        streamplan.plan(model, size, 32, cut="encoders.1.5")
 
 
 @pytest.mark.parametrize("hand", [False, True])
 def test_standardised_weights_do_not_end_the_net(hand: bool) -> None:
     """`F.batch_norm` in training mode and a mean over all of a tensor are local matters if the tensor is a weight."""
     model = nfnet_f0(8, 5, ONE_EACH, squeeze=False, by_hand=hand).eval()
-    plan = streamplan.plan(model, (1, 3, 287, 65))
+    plan = streamplan.plan(model, (1, 3, 287, 65), 64)
     assert [barrier.where.split(" (")[0] for barrier in plan.barriers][:1] == ["adaptive_avg_pool2d"]
     assert plan.chosen.module_path == "final_act"
 

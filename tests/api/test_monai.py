@@ -134,7 +134,7 @@ def _net_and_image(build: Callable[[], nn.Module], size: tuple[int, ...]) -> tup
 def test_whole_net_is_streamed_exactly(name: str) -> None:
     build, size = WHOLE_NETS[name]
     model, image = _net_and_image(build, size)
-    plan = streamplan.plan(model, size, halo="recompute")
+    plan = streamplan.plan(model, size, size[2:], halo="recompute")
     assert plan.barriers == ()
     assert plan.costs.streamed_flops == plan.costs.flops
     streamed = streamplan.compile(model, size, plan.smallest_tile_size, halo="recompute")
@@ -146,7 +146,7 @@ def test_whole_net_is_streamed_exactly(name: str) -> None:
 def test_classifier_is_streamed_exactly(name: str) -> None:
     build, size, cut, barrier = CLASSIFIERS[name]
     model, image = _net_and_image(build, size)
-    smallest = streamplan.plan(model, size, cut=cut, halo="recompute").smallest_tile_size
+    smallest = streamplan.plan(model, size, size[2:], cut=cut, halo="recompute").smallest_tile_size
     streamed = streamplan.compile(model, size, smallest, cut=cut, halo="recompute")
     assert streamed.plan.num_tiles > 1
     assert streamed.plan.barriers[0].reason.startswith(barrier), streamed.plan.barriers[0].reason
@@ -170,7 +170,7 @@ def test_net_is_cut_before_the_first_global_operation(name: str) -> None:
 def test_verify_agrees(name: str) -> None:
     build, size = WHOLE_NETS[name]
     model, _ = _net_and_image(build, size)
-    smallest = streamplan.plan(model, size, halo="recompute").smallest_tile_size
+    smallest = streamplan.plan(model, size, size[2:], halo="recompute").smallest_tile_size
     report = streamplan.verify(model, size, smallest, halo="recompute")
     assert report.plan.num_tiles > 1
     assert report.passed

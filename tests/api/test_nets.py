@@ -80,7 +80,7 @@ def _net_and_image(case: Case) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize("tiles", ["smallest", "between"])
 def test_streamed_step_with_recomputed_halos_is_the_plain_step(case: Case, tiles: str) -> None:
     model, image = _net_and_image(case)
-    smallest = streamplan.plan(model, case.size, cut=case.cut, halo="recompute").smallest_tile_size
+    smallest = streamplan.plan(model, case.size, case.size[2:], cut=case.cut, halo="recompute").smallest_tile_size
     extents = case.size[2:]
     between = tuple((least + extent) // 2 for least, extent in zip(smallest, extents, strict=True))
     tile_size = smallest if tiles == "smallest" else between
@@ -94,9 +94,9 @@ def test_streamed_step_with_recomputed_halos_is_the_plain_step(case: Case, tiles
 
 @pytest.mark.parametrize("case", [*CASES, *WHOLE_IMAGE_ONLY], ids=lambda case: case.name)
 def test_streamed_step_is_the_plain_step(case: Case) -> None:
-    """With the defaults: halos carried, tiles of a quarter of the image along every axis."""
+    """With carried halos, tiles of a quarter of the image along every axis."""
     model, image = _net_and_image(case)
-    streamed = streamplan.compile(model, case.size, cut=case.cut)
+    streamed = streamplan.compile(model, case.size, tuple(-(-n // 4) for n in case.size[2:]), cut=case.cut)
     assert streamed.plan.halo == "reuse"
     assert streamed.plan.num_tiles >= 16
     assert_same_step(model, streamed, image)
@@ -139,21 +139,20 @@ PUBLISHED_RECEPTIVE_FIELDS = [
 def test_receptive_field_is_the_published_one(
     name: str, build: Callable[[], nn.Module], size: tuple[int, ...], published: int
 ) -> None:
-    plan = streamplan.plan(build().eval(), size, halo="recompute")
+    plan = streamplan.plan(build().eval(), size, size[2:], halo="recompute")
     assert plan.chosen.receptive_field == (published, published)
     assert plan.smallest_tile_size == (published, published)
 
 
-def test_smallest_tile_is_the_smallest_and_default_divides_by_four() -> None:
-    plan = streamplan.plan(vgg11(2, 5).eval(), (1, 3, 97, 283), cut="features.5", halo="recompute")
+def test_smallest_tile_is_the_smallest() -> None:
+    plan = streamplan.plan(vgg11(2, 5).eval(), (1, 3, 97, 283), 40, cut="features.5", halo="recompute")
     assert plan.smallest_tile_size == (10, 10)  # two 3x3 convolutions, each before a 2x2 pool: 1 -> 2 -> 4 -> 8 -> 10
-    assert plan.tile_size == (25, 71)
 
 
 def test_input_transform_of_pretrained_inception_is_streamed() -> None:
     """It takes the channels apart with `x[:, 0]`, `unsqueeze` and `cat`; all of that is local."""
     model = inception_v3(2, 5, transform_input=True).eval()
-    with_transform = streamplan.plan(model, (1, 3, 107, 107))
-    without = streamplan.plan(inception_v3(2, 5).eval(), (1, 3, 107, 107))
+    with_transform = streamplan.plan(model, (1, 3, 107, 107), 32)
+    without = streamplan.plan(inception_v3(2, 5).eval(), (1, 3, 107, 107), 32)
     assert with_transform.chosen.shapes == without.chosen.shapes
     assert with_transform.chosen.streamed_flops == without.chosen.streamed_flops > 0

@@ -64,7 +64,7 @@ def image(*size: int) -> Tensor:
 
 def reasons(model: nn.Module, *size: int) -> list[str]:
     """What ends the streamed part of a plan."""
-    return [barrier.reason for barrier in streamplan.plan(model, size, dtype=torch.float64).barriers]
+    return [barrier.reason for barrier in streamplan.plan(model, size, 9, dtype=torch.float64).barriers]
 
 
 # -------------------------------------------------------------------------------------------------------------- modules

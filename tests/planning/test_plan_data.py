@@ -25,10 +25,12 @@ SIZE = (1, 3, 64, 64)
 def test_a_plan_survives_json(recipe: Recipe, extra: int) -> None:
     model = recipe.build()
     try:
-        smallest = streamplan.plan(model, recipe.input_size, halo="recompute", dtype=torch.float64).smallest_tile_size
+        whole = streamplan.plan(model, recipe.input_size, recipe.extents, halo="recompute", dtype=torch.float64)
     except NothingToStreamError:  # the first window covers the whole map
         return
-    plan = streamplan.plan(model, recipe.input_size, tuple(size + extra for size in smallest), dtype=torch.float64)
+    plan = streamplan.plan(
+        model, recipe.input_size, tuple(size + extra for size in whole.smallest_tile_size), dtype=torch.float64
+    )
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert again.to_json() == plan.to_json()

@@ -139,7 +139,8 @@ def _random_model(entry: ZooNet, arguments: tuple[Any, ...]) -> nn.Module:
 
 
 def _plan_and_verify(model: nn.Module, arguments: tuple[Any, ...], dtype: torch.dtype) -> Outcome:
-    latest = streamplan.plan(model, example_inputs=arguments, halo="recompute")
+    extents = tuple(arguments[0].shape[2:])
+    latest = streamplan.plan(model, tile_size=extents, example_inputs=arguments, halo="recompute")
     plan = next(_tiled_plans(model, arguments, latest), latest)
     reports = [_verify(model, arguments, plan, dtype, halo) for halo in HALOS]
     wrong = [f"{halo}: {r.worst.kind} {r.worst.name}" for halo, r in zip(HALOS, reports, strict=True) if not r.passed]

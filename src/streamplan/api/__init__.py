@@ -1,16 +1,19 @@
 """The public functions: what `streamplan` exports, and the module that `compile` returns."""
 
 from streamplan.api.compile import compile, plan
+from streamplan.api.front import ParetoPoint, pareto_front
 from streamplan.api.module import StreamedModule
 from streamplan.api.receptive_field import receptive_field
 from streamplan.api.registration import register_rule, unregister_rule
 from streamplan.api.verify import TensorError, VerificationReport, verify
 
 __all__ = [
+    "ParetoPoint",
     "StreamedModule",
     "TensorError",
     "VerificationReport",
     "compile",
+    "pareto_front",
     "plan",
     "receptive_field",
     "register_rule",

@@ -8,13 +8,24 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from streamplan.api.forecasting import complete, settle
 from streamplan.api.module import StreamedModule
-from streamplan.api.requests import check_model, cut_option, resolve_arguments
+from streamplan.api.requests import check_model, cut_option, image_option, resolve_arguments
 from streamplan.errors import OptionError
-from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy, Options, resolve_passes
-from streamplan.planning import Plan, build_plan
+from streamplan.options import (
+    BatchNormPolicy,
+    CarryPlacement,
+    HaloPolicy,
+    Optimizer,
+    Options,
+    resolve_budget,
+    resolve_passes,
+)
+from streamplan.planner import Question, Search
+from streamplan.planning import Plan, trace_and_lower
 from streamplan.planning.arguments import as_integer
 from streamplan.planning.model import default_device
+from streamplan.projection import load_calibration
 
 
 def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; every option is a keyword
@@ -30,6 +41,10 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     passes: str | Sequence[str] = "all",
     carries: CarryPlacement = "device",
     keep_tiles: int = 1,
+    memory_budget: int | str | None = None,
+    max_slowdown: float | None = None,
+    optimizer: Optimizer = "sgd",
+    calibrate: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     cuda_graphs: bool = False,
@@ -42,8 +57,8 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         input_size: Size of the image, batch and channels included: `(1, 3, 8192, 8192)`; a sequence of sizes for a
             model with several inputs.
         tile_size: One number, or one per axis, in input samples: what a tile advances by at most, so what it reads but
-            for what it has received; with recomputed halos what it reads at most, its halo included. None takes a
-            quarter of the image along each axis, or more if that is not feasible.
+            for what it has received; with recomputed halos what it reads at most, its halo included. None lets the
+            planner choose for `memory_budget` or `max_slowdown`; without these for what the device has free.
         example_inputs: Instead of `input_size`: a tensor or `Source`, a tuple of positional arguments, or a dict of
             keyword arguments. Only shapes and dtypes are used.
         plan: A plan to follow, instead of sizes and options.
@@ -58,6 +73,12 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             pinned if the device is a GPU. The plan says how many bytes that is.
         keep_tiles: How many tiles, from the last, keep what autograd saves from forward to backward instead of being
             computed again: each more costs the activations of one tile in memory, and saves one tile's forward pass.
+        memory_budget: What a training step may take on the device, in bytes or as "20GiB": the fastest plan that fits
+            is taken, tile size, cut, halo, keep_tiles and carries chosen where they are not given.
+        max_slowdown: The most time a step may take, over the plain net's: the plan with the least memory is taken.
+        optimizer: Whose state is counted: "sgd" has none, "momentum" one tensor per parameter, "adam" two.
+        calibrate: Whether to measure now, on this device, what plans of this model need to know and what was not
+            measured before: work space and speed of its operations. It takes some seconds, and is remembered.
         dtype: Dtype of the image; None takes that of the model's parameters.
         device: Device to plan for; None takes that of the model's parameters.
         cuda_graphs: Whether a GPU records the tiles of each kind and plays them again, which takes the host far less
@@ -82,6 +103,8 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         given |= {"carries": None if carries == "device" else carries}
         given |= {"keep_tiles": None if keep_tiles == 1 else keep_tiles}
         given |= {"passes": None if passes == "all" else passes}
+        given |= {"memory_budget": memory_budget, "max_slowdown": max_slowdown}
+        given |= {"optimizer": None if optimizer == "sgd" else optimizer}
         beside = [name for name, value in given.items() if value is not None]
         if beside:
             raise OptionError(
@@ -97,13 +120,31 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             device=_device(model, device),
             progress=progress,
             cuda_graphs=cuda_graphs,
+            calibrate=calibrate,
         )
-    options = Options(
-        _tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries, keep_tiles
+    options = resolve_options(
+        tile_size,
+        example_inputs,
+        device,
+        cut=cut,
+        halo=halo,
+        batch_norm=batch_norm,
+        passes=passes,
+        carries=carries,
+        keep_tiles=keep_tiles,
+        memory_budget=memory_budget,
+        max_slowdown=max_slowdown,
+        optimizer=optimizer,
     )
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
     return StreamedModule(
-        model, arguments, options, device=_device(model, device), progress=progress, cuda_graphs=cuda_graphs
+        model,
+        arguments,
+        options,
+        device=_device(model, device),
+        progress=progress,
+        cuda_graphs=cuda_graphs,
+        calibrate=calibrate,
     )
 
 
@@ -119,6 +160,10 @@ def plan(  # noqa: PLR0913 - every option is a keyword
     passes: str | Sequence[str] = "all",
     carries: CarryPlacement = "device",
     keep_tiles: int = 1,
+    memory_budget: int | str | None = None,
+    max_slowdown: float | None = None,
+    optimizer: Optimizer = "sgd",
+    calibrate: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Plan:
@@ -129,12 +174,76 @@ def plan(  # noqa: PLR0913 - every option is a keyword
     Returns:
         The plan; `print` shows it as a report.
     """
-    model = check_model(model)
-    options = Options(
-        _tile_size(tile_size), cut_option(cut), halo, batch_norm, resolve_passes(passes), carries, keep_tiles
+    search = Search(
+        resolve_question(
+            model,
+            input_size,
+            tile_size,
+            example_inputs=example_inputs,
+            cut=cut,
+            halo=halo,
+            batch_norm=batch_norm,
+            passes=passes,
+            carries=carries,
+            keep_tiles=keep_tiles,
+            memory_budget=memory_budget,
+            max_slowdown=max_slowdown,
+            optimizer=optimizer,
+            calibrate=calibrate,
+            dtype=dtype,
+            device=device,
+        )
     )
+    return complete(search, settle(search))
+
+
+def resolve_question(
+    model: Any,
+    input_size: Any = None,
+    tile_size: Any = None,
+    *,
+    example_inputs: Any = None,
+    calibrate: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Question:
+    """What planning needs to know, from the arguments of `plan`.
+
+    Raises:
+        StreamPlanError: An argument is not what it should be, or the model cannot be traced.
+    """
+    model = check_model(model)
+    resolved = resolve_options(tile_size, example_inputs, device, **options)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
-    return build_plan(model, arguments, options, _device(model, device))
+    chosen = _device(model, device)
+    calibration = load_calibration(chosen, is_measuring=calibrate)
+    return Question(model, arguments, resolved, chosen, trace_and_lower(model, arguments, chosen), calibration)
+
+
+def resolve_options(
+    tile_size: Any,
+    example_inputs: Any,
+    device: torch.device | str | None,
+    *,
+    cut: Any = "latest",
+    passes: Any = "all",
+    memory_budget: int | str | None = None,
+    **options: Any,
+) -> Options:
+    """The options of `plan` and `compile`, checked.
+
+    Raises:
+        OptionError: One is not what it should be.
+    """
+    return Options(
+        _tile_size(tile_size),
+        cut_option(cut),
+        passes=resolve_passes(passes),
+        image=image_option(example_inputs, device),
+        memory_budget=resolve_budget(memory_budget),
+        **options,
+    )
 
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
+from streamplan.api.forecasting import complete, settle
 from streamplan.api.guards import check_call, check_hooks, in_eval_mode, settings_digest
 from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
@@ -26,9 +28,11 @@ from streamplan.api.traces import TraceCache
 from streamplan.errors import NothingRecordedError
 from streamplan.images import Source, target_for
 from streamplan.options import Options
-from streamplan.planning import Plan, prepare_plan
+from streamplan.planner import Question, Search
+from streamplan.planning import Plan, PreparedPlan, TracedModel, prepare_plan
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_device, default_dtype
+from streamplan.projection import load_calibration
 from streamplan.report import ProgressBar
 from streamplan.runtime.random_state import RandomState
 
@@ -62,6 +66,7 @@ class StreamedModule(nn.Module):
         device: torch.device | None = None,
         progress: bool = False,
         cuda_graphs: bool = False,
+        calibrate: bool = False,
     ) -> None:
         super().__init__()
         self.__dict__["_model"] = model
@@ -71,19 +76,23 @@ class StreamedModule(nn.Module):
         self._options = options
         self._progress = progress
         self._cuda_graphs = cuda_graphs
+        self._calibrate = calibrate
         self._is_disabled = False
         self._executables: OrderedDict[str, Executable] = OrderedDict()
         self._last_forward: tuple[Executable, RandomState] | None = None
         self._traces = TraceCache()
         executable = self._build(arguments, device, plan)
-        self._plan = executable.plan
+        self._plan = executable.plan if plan is None else _with_forecast(executable.plan, plan)
         self._planned_key = self._key(arguments, device or default_device(model))
         self._executables[self._planned_key] = executable
         check_hooks(model, executable.resident_modules, executable.streamed_modules)
 
     @property
     def plan(self) -> Plan:
-        """The plan `compile` made."""
+        """The plan `compile` made; what it takes is told when it is first asked for."""
+        executable = self._executables.get(self._planned_key)
+        if self._plan.forecast is None and not self._plan.forecast_failure and executable is not None:
+            self._plan = self._complete(executable)
         return self._plan
 
     @property
@@ -103,7 +112,7 @@ class StreamedModule(nn.Module):
     def plan_for(self, input_size: Any) -> Plan:
         """The plan for another input size, with the options given to `compile`."""
         dtype = self._current_arguments().image.dtype
-        return self._executable(resolve_arguments(self._model, input_size, None, dtype), self._device()).plan
+        return self._complete(self._executable(resolve_arguments(self._model, input_size, None, dtype), self._device()))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -259,5 +268,39 @@ class StreamedModule(nn.Module):
 
     def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
         traced = self._traces.traced(self._model, arguments, device)
-        prepared = prepare_plan(self._model, arguments, self._options, device, stored=stored, traced=traced)
+        if stored is None and self._options.is_open:
+            prepared = settle(self._search(arguments, device, traced))
+        else:
+            options = self._options.settled()
+            prepared = prepare_plan(self._model, arguments, options, device, stored=stored, traced=traced)
         return build_executable(prepared, cuda_graphs=self._cuda_graphs)
+
+    def _search(
+        self,
+        arguments: CallArguments,
+        device: torch.device | None,
+        traced: TracedModel,
+        known: PreparedPlan | None = None,
+    ) -> Search:
+        """Candidate plans of a call."""
+        device = device or self._device()
+        calibration = load_calibration(device, is_measuring=self._calibrate)
+        return Search(Question(self._model, arguments, self._options, device, traced, calibration), known)
+
+    def _complete(self, executable: Executable) -> Plan:
+        """An executable's plan with its forecast."""
+        prepared = executable.prepared
+        device = torch.device(prepared.plan.device)
+        search = self._search(prepared.plan.arguments, device, prepared.traced, prepared)
+        return complete(search, prepared)
+
+
+def _with_forecast(made: Plan, given: Plan) -> Plan:
+    """A plan made from another one, with what was found out about that one."""
+    return replace(
+        made,
+        memory_budget=given.memory_budget,
+        budget_source=given.budget_source,
+        max_slowdown=given.max_slowdown,
+        forecast=given.forecast if made.device == given.device else None,
+    )

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from streamplan.errors import InputMismatchError, InputSizeError, ModelTypeError, OptionError
 from streamplan.frontend.leaves import is_compiled
 from streamplan.images import Source
+from streamplan.options import ImagePlacement
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_dtype
 
@@ -134,3 +136,12 @@ def _check_rank(model: nn.Module, arguments: CallArguments) -> None:
 def cut_option(cut: Any) -> str | tuple[str, ...]:
     """The `cut` argument with a list as a tuple; anything else is checked with the options."""
     return tuple(cut) if isinstance(cut, list) else cut
+
+
+def image_option(example_inputs: Any, device: Any) -> ImagePlacement:
+    """Where the image is: tiles read it region by region if it is a source, or in host memory beside a GPU."""
+    leaves = [x for x in pytree.tree_leaves(example_inputs) if isinstance(x, torch.Tensor | Source)]
+    images = [x for x in leaves if len(x.shape) >= 3]
+    is_gpu = device is not None and torch.device(device).type == "cuda"
+    is_away = any(isinstance(x, Source) or (is_gpu and x.device.type == "cpu") for x in images[:1])
+    return "host" if is_away else "device"

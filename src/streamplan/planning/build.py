@@ -56,6 +56,8 @@ class PreparedPlan:
     graph: Graph
     """The canonical graph the plan is for: BatchNorm frozen if the options say so."""
     facts: LocalityFacts
+    cuts: tuple[Cut, ...]
+    """All single-tensor cuts before the latest, then the latest."""
     cut: Cut
     part: StreamedPart
     """Its streamed part as the tiles run it."""
@@ -64,6 +66,11 @@ class PreparedPlan:
     """What tiles carry to each other; None if halos are computed again."""
     lowered: LoweredPart
     """What the tiles run."""
+
+    @property
+    def all_cuts(self) -> tuple[Cut, ...]:
+        """In the order of `Plan.cuts`: the chosen one last if it is none of `cuts`."""
+        return _with_chosen(self.cuts, self.cut)
 
 
 def build_plan(
@@ -130,6 +137,8 @@ def prepare_plan(
         passes=options.passes,
         carries=options.carries,
         keep_tiles=options.keep_tiles,
+        image=options.image,
+        optimizer=options.optimizer,
         requested_cut=options.cut_names,
         cut=cut.frontier,
         cuts=_candidates(graph, facts, cuts, cut),
@@ -139,7 +148,11 @@ def prepare_plan(
         shape_reads=tuple(str(location) for location in traced.trace.shape_reads),
         changed_attributes=traced.changed_attributes,
     )
-    return PreparedPlan(plan, traced, graph, facts, cut, part, schedules, carrying, lowered)
+    return PreparedPlan(plan, traced, graph, facts, cuts, cut, part, schedules, carrying, lowered)
+
+
+def _with_chosen(cuts: tuple[Cut, ...], chosen: Cut) -> tuple[Cut, ...]:
+    return tuple({cut.frontier: cut for cut in (*cuts, chosen)}.values())
 
 
 def _resolve_tile_size(
@@ -319,7 +332,7 @@ def _max_step(part: StreamedPart, name: str, axis: int, schedule: AxisSchedule) 
 
 
 def _candidates(graph: Graph, facts: LocalityFacts, cuts: tuple[Cut, ...], chosen: Cut) -> tuple[CutCandidate, ...]:
-    known: Mapping[tuple[str, ...], Cut] = {cut.frontier: cut for cut in (*cuts, chosen)}
+    known: Mapping[tuple[str, ...], Cut] = {cut.frontier: cut for cut in _with_chosen(cuts, chosen)}
     streamed: frozenset[str] = frozenset().union(*(cut.streamed for cut in known.values()))
     part = streamed_part(graph, facts, streamed, chosen.frontier)
     names = {name for frontier in known for name in frontier}

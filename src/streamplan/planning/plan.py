@@ -8,12 +8,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import RenderableType
+
 from streamplan.errors import PlanMismatchError
-from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy, Options
+from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy, ImagePlacement, Optimizer, Options
 from streamplan.planning.arguments import CallArguments
+from streamplan.planning.forecast import Forecast
+from streamplan.planning.rendering import plan_renderable
 from streamplan.planning.text import plan_text
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of the JSON form."""
 
 
@@ -133,6 +137,20 @@ class Plan:
     """Lines of the model that read a shape as a number, so that another image size needs another trace."""
     changed_attributes: tuple[str, ...]
     """Attributes of modules that `forward` sets in the plain net and the streamed program does not."""
+    image: ImagePlacement = "device"
+    """Where the image is: on the device, or where tiles read it region by region."""
+    optimizer: Optimizer = "sgd"
+    """Whose state is counted."""
+    memory_budget: int | None = None
+    """Bytes the plan was chosen for; None if its tiles were given."""
+    budget_source: str = ""
+    """Where they come from, if the user did not name them."""
+    max_slowdown: float | None = None
+    """Slowdown the plan was chosen for."""
+    forecast: Forecast | None = None
+    """What a step takes; None where that could not be told."""
+    forecast_failure: str = ""
+    """Why it could not."""
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -150,6 +168,8 @@ class Plan:
             passes=self.passes,
             carries=self.carries,
             keep_tiles=self.keep_tiles,
+            image=self.image,
+            optimizer=self.optimizer,
         )
 
     @property
@@ -168,7 +188,18 @@ class Plan:
         return next(candidate for candidate in self.cuts if candidate.values == self.cut)
 
     def __str__(self) -> str:
-        return plan_text(self)
+        return self.report()
+
+    def __rich__(self) -> RenderableType:
+        return plan_renderable(self)
+
+    def report(self, *, verbose: bool = False) -> str:
+        """The plan as text, at most 100 columns unless it is verbose.
+
+        Args:
+            verbose: Whether to show all cuts with what is streamed before each, and all phases item by item.
+        """
+        return plan_text(self, verbose=verbose)
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -177,6 +208,7 @@ class Plan:
         for name in ("inputs", "cuts", "barriers"):
             data[name] = [dataclasses.asdict(item) for item in data[name]]
         data["costs"] = dataclasses.asdict(self.costs)
+        data["forecast"] = dataclasses.asdict(self.forecast) if self.forecast else None
         return json.dumps({"format_version": FORMAT_VERSION, **data}, indent=1)
 
     @classmethod
@@ -222,6 +254,7 @@ class Plan:
         data["cuts"] = tuple(CutCandidate(**_tuples(item)) for item in data["cuts"])
         data["barriers"] = tuple(Barrier(**item) for item in data["barriers"])
         data["costs"] = Costs(**data["costs"])
+        data["forecast"] = Forecast.from_json(data["forecast"]) if data["forecast"] else None
         return cls(**{name: value if name == "arguments" else _tuple(value) for name, value in data.items()})
 
 

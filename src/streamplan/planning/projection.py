@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class PhaseProjection:
     """`forward`, `head`, `backward` or `end`: what is left when the tiles are done, and gradients of folded tensors."""
     items: tuple[ProjectedItem, ...]
     """What it consists of, largest first."""
+    operation: str = ""
+    """The operation that runs when it is most."""
 
     @property
     def num_bytes(self) -> int:
@@ -36,8 +40,8 @@ class MemoryProjection:
     """In the order they run."""
     host_bytes: int
     """Carried samples that wait in host memory."""
-    reserve: str
-    """Where the reserve for kernels' work space comes from."""
+    reserve: str = ""
+    """Where the reserve for kernels' work space comes from, in words."""
 
     @property
     def peak(self) -> PhaseProjection:
@@ -48,3 +52,12 @@ class MemoryProjection:
     def peak_bytes(self) -> int:
         """What the step needs."""
         return self.peak.num_bytes
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MemoryProjection:
+        """The inverse of `dataclasses.asdict`."""
+        phases = (
+            PhaseProjection(phase["phase"], tuple(ProjectedItem(**item) for item in phase["items"]), phase["operation"])
+            for phase in data["phases"]
+        )
+        return cls(tuple(phases), data["host_bytes"], data["reserve"])

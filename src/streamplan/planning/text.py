@@ -6,20 +6,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from streamplan.planning.forecast import CutForecast
     from streamplan.planning.plan import CutCandidate, Plan
+    from streamplan.planning.projection import PhaseProjection
 
 _MAX_ROWS = 12
-"""Candidate cuts shown; the rest are in `Plan.cuts`."""
+"""Candidate cuts and barriers shown unless all are asked for."""
 _KIBI = 1024
 """Bytes in a KiB."""
 _HALF = 0.5
 """Share of the net below which the plan warns that little of it is streamed."""
 
 
-def plan_text(plan: Plan) -> str:
-    """The report on a plan."""
-    sections = [_headline(plan), _facts(plan), _cut_table(plan), _barriers(plan), _notes(plan)]
-    return "\n".join(line for section in sections for line in section)
+def plan_text(plan: Plan, *, verbose: bool = False) -> str:
+    """The report on a plan.
+
+    Args:
+        plan: The plan.
+        verbose: Whether to show all cuts, and all phases item by item.
+    """
+    sections = [headline(plan), *map(_fact_line, facts(plan)), *_memory_lines(plan, verbose=verbose)]
+    sections += [*_cut_lines(plan, verbose=verbose), *barrier_lines(plan), *_note_lines(plan)]
+    return "\n".join(sections)
 
 
 def format_bytes(count: int) -> str:
@@ -64,7 +72,8 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * _share(part, whole):.1f} %"
 
 
-def _headline(plan: Plan) -> list[str]:
+def headline(plan: Plan) -> str:
+    """How much of the net is streamed."""
     costs = plan.costs
     memory = _percent(costs.streamed_activation_bytes, costs.activation_bytes)
     flops = _percent(costs.streamed_flops, costs.flops)
@@ -75,10 +84,11 @@ def _headline(plan: Plan) -> list[str]:
     )
     if min(shares) < _HALF:
         lines.append("WARNING: less than half of the net is streamed; see 'the local part ends at' below")
-    return lines
+    return "\n".join(lines)
 
 
-def _facts(plan: Plan) -> list[str]:
+def facts(plan: Plan) -> list[tuple[str, str]]:
+    """What was planned, as labels and texts; a label continues until the next."""
     costs = plan.costs
     reads = format_extents(plan.inputs[0].max_read)
     grid = f"{format_extents(plan.grid)} = {plan.num_tiles}" if len(plan.grid) > 1 else str(plan.num_tiles)
@@ -100,7 +110,12 @@ def _facts(plan: Plan) -> list[str]:
         ("batch norm", plan.batch_norm),
         ("backward", _backward(plan)),
     ]
-    return [f"  {label:<12}{text}" for label, text in rows]
+    return rows
+
+
+def _fact_line(fact: tuple[str, str]) -> str:
+    label, text = fact
+    return f"  {label:<12}{text}"
 
 
 def _backward(plan: Plan) -> str:
@@ -134,34 +149,136 @@ def _shapes(candidate: CutCandidate) -> str:
     return ", ".join(f"({', '.join(map(str, shape))})" for shape in candidate.shapes)
 
 
-def _cut_table(plan: Plan) -> list[str]:
-    shown = _telling_cuts(plan)
-    rows = [("", "cut", "channels x extents", "receptive field", "map", "bytes streamed", "FLOPs streamed")]
-    for candidate in shown:
-        shape = candidate.shapes[-1]
-        name = candidate.module_path or candidate.values[-1]
+def _memory_lines(plan: Plan, *, verbose: bool) -> list[str]:
+    """Memory and time of a training step."""
+    forecast = plan.forecast
+    if forecast is None:
+        why = f": {plan.forecast_failure}" if plan.forecast_failure else ""
+        return ["", f"what a training step takes is not known{why}"]
+    lines = ["", "a training step", *map(_fact_line, memory_facts(plan))]
+    phases = forecast.memory.phases if verbose else (forecast.memory.peak,)
+    for phase in phases:
+        lines += ["", f"memory in the {phase.phase} phase", *_item_lines(phase)]
+    if verbose:
+        peak = forecast.plain_memory.peak
+        lines += ["", f"memory of the plain net in its {peak.phase} phase", *_item_lines(peak)]
+    return lines
+
+
+def memory_facts(plan: Plan) -> list[tuple[str, str]]:
+    """Projected against allowed memory, the plain net's, and times."""
+    forecast = plan.forecast
+    assert forecast is not None
+    memory, plain, time = forecast.memory, forecast.plain_memory, forecast.time
+    peak = memory.peak_bytes
+    rows = [("memory", f"{format_bytes(peak)} projected on {plan.device}, in the {memory.peak.phase} phase")]
+    if plan.memory_budget is not None:
+        source = f" ({plan.budget_source})" if plan.budget_source else ""
+        headroom = _percent(plan.memory_budget - peak, plan.memory_budget)
+        rows.append(("", f"{format_bytes(plan.memory_budget)} allowed{source}: {headroom} headroom"))
+    if memory.host_bytes:
+        rows.append(("", f"{format_bytes(memory.host_bytes)} of carried samples in host memory"))
+    if plan.image == "host":
+        rows.append(("", "the image is read tile by tile, and not counted"))
+    rows += [
+        ("", f"work space of kernels: {memory.reserve}"),
+        ("plain net", f"{format_bytes(plain.peak_bytes)}, {_times(plain.peak_bytes, peak)} as much"),
+        ("time", f"{time.ratio:.2f}x the plain net's: {time.source}"),
+    ]
+    if time.seconds is not None and time.plain_seconds is not None:
+        rows.append(("", f"{format_seconds(time.seconds)}; the plain net {format_seconds(time.plain_seconds)}"))
+    if plan.max_slowdown is not None:
+        rows.append(("", f"{plan.max_slowdown:g}x allowed"))
+    return rows
+
+
+def _times(whole: int, part: int) -> str:
+    return f"{_share(whole, part):.2f}x"
+
+
+def format_seconds(seconds: float) -> str:
+    """Three significant digits.
+
+    >>> format_seconds(0.0123), format_seconds(75)
+    ('12.3 ms', '75.0 s')
+    """
+    return f"{seconds:.3g} s" if seconds >= 100 else f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def _item_lines(phase: PhaseProjection) -> list[str]:
+    lines = [f"  {format_bytes(item.num_bytes):>9}  {item.what}" for item in phase.items]
+    at = f", at {phase.operation}" if phase.operation else ""
+    return [*lines, f"  {format_bytes(phase.num_bytes):>9}  in all{at}"]
+
+
+CUT_COLUMNS = ("", "cut", "channels x extents", "halo", "map", "peak", "recomputed", "time")
+"""Headings of the table of cuts."""
+_VERBOSE_COLUMNS = ("bytes streamed", "FLOPs streamed", "refused because")
+
+
+def cut_rows(plan: Plan, *, verbose: bool = False) -> list[tuple[str, ...]]:
+    """The table of cuts, without its headings.
+
+    Args:
+        plan: The plan.
+        verbose: Whether to show all cuts, and what is streamed before each.
+    """
+    rows: list[tuple[str, ...]] = []
+    for candidate in plan.cuts if verbose else telling_cuts(plan):
+        forecast = plan.forecast.cuts[plan.cuts.index(candidate)] if plan.forecast else None
+        is_chosen = candidate.values == plan.cut
         more = f" +{len(candidate.values) - 1}" if len(candidate.values) > 1 else ""
-        rows.append(
-            (
-                "*" if candidate.values == plan.cut else "",
-                _shorten(name, 28) + more,
-                format_extents(shape[1:]),
-                format_extents(candidate.receptive_field),
-                format_bytes(candidate.cut_bytes),
-                _percent(candidate.streamed_activation_bytes, plan.costs.activation_bytes),
-                _percent(candidate.streamed_flops, plan.costs.flops),
-            )
+        row = (
+            "*" if is_chosen else "",
+            _shorten(candidate.module_path or candidate.values[-1], 28) + more,
+            format_extents(candidate.shapes[-1][1:]),
+            format_extents(_halo(plan, candidate)),
+            format_bytes(candidate.cut_bytes),
+            *_forecast_cells(forecast, is_chosen=is_chosen),
         )
+        shares = (
+            _percent(candidate.streamed_activation_bytes, plan.costs.activation_bytes),
+            _percent(candidate.streamed_flops, plan.costs.flops),
+            forecast.refusal if forecast else "",
+        )
+        rows.append((*row, *shares) if verbose else row)
+    return rows
+
+
+def _forecast_cells(forecast: CutForecast | None, *, is_chosen: bool) -> tuple[str, str, str]:
+    if forecast is None:
+        return "", "", ""
+    if forecast.refusal:
+        return "refused", "", ""
+    about = "" if is_chosen else "~"
+    peak = about + format_bytes(forecast.peak_bytes)
+    return peak, f"{100 * forecast.recomputation:.1f} %", f"{forecast.time_ratio:.2f}x"
+
+
+def _halo(plan: Plan, candidate: CutCandidate) -> list[int]:
+    """Samples that a position reads beyond its own."""
+    image, extents = plan.inputs[0].shape[2:], candidate.shapes[-1][2:]
+    strides = (max(1, round(whole / part)) for whole, part in zip(image, extents, strict=True))
+    return [max(0, field - stride) for field, stride in zip(candidate.receptive_field, strides, strict=True)]
+
+
+def _cut_lines(plan: Plan, *, verbose: bool) -> list[str]:
+    rows = [CUT_COLUMNS + (_VERBOSE_COLUMNS if verbose else ()), *cut_rows(plan, verbose=verbose)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    hidden = len(plan.cuts) - len(shown)
-    tail = f"  (* chosen; {hidden} more in Plan.cuts)" if hidden else "  (* chosen)"
-    return ["", "cuts", *lines, tail]
+    return ["", "cuts", *lines, f"  {cut_caption(plan, len(rows) - 1)}"]
 
 
-def _telling_cuts(plan: Plan) -> list[CutCandidate]:
+def cut_caption(plan: Plan, num_shown: int) -> str:
+    """What the table of cuts does not say of itself."""
+    hidden = len(plan.cuts) - num_shown
+    tail = f"; {hidden} more with verbose=True" if hidden else ""
+    return f"(* chosen; ~ estimated from shapes{tail})" if plan.forecast else f"(* chosen{tail})"
+
+
+def telling_cuts(plan: Plan) -> list[CutCandidate]:
     """The last candidate of every map extent, and the chosen one; the latest ones if those are too many."""
     last = {candidate.shapes[-1][2:]: candidate for candidate in plan.cuts}
     telling = [c for c in plan.cuts if c.values == plan.cut or last[c.shapes[-1][2:]] is c]
@@ -172,7 +289,8 @@ def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else "..." + text[3 - width :]
 
 
-def _barriers(plan: Plan) -> list[str]:
+def barrier_lines(plan: Plan) -> list[str]:
+    """The calls that end the local part."""
     if not plan.barriers:
         return ["", "the net is local to its end"]
     lines = ["", "the local part ends at"]
@@ -183,7 +301,13 @@ def _barriers(plan: Plan) -> list[str]:
     return lines
 
 
-def _notes(plan: Plan) -> list[str]:
+def _note_lines(plan: Plan) -> list[str]:
+    found = notes(plan)
+    return ["", *(f"note: {note}" for note in found)] if found else []
+
+
+def notes(plan: Plan) -> list[str]:
+    """What is worth a second look."""
     notes = []
     extents = plan.inputs[0].shape[2:]
     beyond = [
@@ -204,4 +328,4 @@ def _notes(plan: Plan) -> list[str]:
     if plan.changed_attributes:
         names = ", ".join(plan.changed_attributes[:3]) + (", ..." if len(plan.changed_attributes) > 3 else "")
         notes.append(f"forward sets attributes of modules ({names});\n      the streamed program does not set them")
-    return ["", *(f"note: {note}" for note in notes)] if notes else []
+    return notes

@@ -1,6 +1,6 @@
 """What a plan will take, before it runs: its program is run on tensors without data, and every storage is counted."""
 
-from streamplan.projection.calibration import Calibration, load_calibration, save_calibration
+from streamplan.projection.calibration import Calibration, device_name, load_calibration, save_calibration
 from streamplan.projection.phases import Circumstances, project_step
 from streamplan.projection.plain import project_plain
 from streamplan.projection.step import StepSimulator
@@ -9,6 +9,7 @@ __all__ = [
     "Calibration",
     "Circumstances",
     "StepSimulator",
+    "device_name",
     "load_calibration",
     "project_plain",
     "project_step",

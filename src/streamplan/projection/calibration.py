@@ -36,11 +36,7 @@ class Calibration:
     speeds: dict[str, float] = field(default_factory=dict)
     is_measuring: bool = False
     asked: set[str] = field(default_factory=set)
-    """Signatures asked for since `begin`."""
-
-    def begin(self) -> None:
-        """Forget what was asked for."""
-        self.asked.clear()
+    """Signatures asked for so far."""
 
     @property
     def num_guessed(self) -> int:

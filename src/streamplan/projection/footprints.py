@@ -34,11 +34,18 @@ class Peak:
     """Of tensors."""
     total_bytes: int
     """With what operations take besides, at the moment when both together are most."""
+    operation: str = ""
+    """The one that runs then."""
 
     @property
     def reserve_bytes(self) -> int:
         """What operations take besides."""
         return self.total_bytes - self.tensor_bytes
+
+
+def peak_seen(live: LiveBytes) -> Peak:
+    """The most so far."""
+    return Peak(live.peak_bytes, live.peak_with_reserve, live.peak_operation)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class TileSimulator:
         with LiveBytes(self._reserve, known) as live:
             run = run_tile(self._segment, index, read, self._smalls, received, None, copy)
             del run
-        return ForwardFootprint(Peak(live.peak_bytes, live.peak_with_reserve), tuple(handed))
+        return ForwardFootprint(peak_seen(live), tuple(handed))
 
     def backward(self, index: Index) -> BackwardFootprint:
         """Compute a tile with autograd and go back."""
@@ -124,11 +131,11 @@ class TileSimulator:
         known += [leaf.grad for leaf in self._leaves.values() if leaf.grad is not None]
         with LiveBytes(self._reserve, known) as live:
             run = run_tile(self._segment, index, read, self._leaves, received, self._wanted)
-            saved, forward_peak = live.current_bytes, Peak(live.peak_bytes, live.peak_with_reserve)
+            saved, forward_peak = live.current_bytes, peak_seen(live)
             seeds.backward(self._segment, run, self._leaves)
             left = sum(x.grad.nbytes for x in run.received.values() if x.grad is not None)
             del run
-        return BackwardFootprint(saved, forward_peak, Peak(live.peak_bytes, live.peak_with_reserve), left)
+        return BackwardFootprint(saved, forward_peak, peak_seen(live), left)
 
     def _read(self, index: Index) -> list[Tensor]:
         """What a tile reads of the input maps: views of them."""

@@ -43,6 +43,8 @@ class LiveBytes(TorchDispatchMode):
         """Of tensors alone."""
         self.peak_with_reserve = 0
         """With what operations take besides."""
+        self.peak_operation = ""
+        """The operation at which that was."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -53,7 +55,8 @@ class LiveBytes(TorchDispatchMode):
                 self._see(leaf)
         self.peak_bytes = max(self.peak_bytes, self.current_bytes)
         extra = self._reserve(func, args) if self._reserve is not None else 0
-        self.peak_with_reserve = max(self.peak_with_reserve, self.current_bytes + extra)
+        if self.current_bytes + extra > self.peak_with_reserve:
+            self.peak_with_reserve, self.peak_operation = self.current_bytes + extra, _name(func, out)
         return out
 
     def _see(self, x: Tensor) -> None:
@@ -66,3 +69,9 @@ class LiveBytes(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.current_bytes -= self._alive.pop(key)
+
+
+def _name(func: Any, out: Any) -> str:
+    """An operation with the shape of what it computes."""
+    shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+    return f"{str(func).removeprefix('aten.').partition('.')[0]} of {shapes[0] if shapes else 'nothing'}"

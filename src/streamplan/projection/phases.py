@@ -42,15 +42,14 @@ class Circumstances:
     """State that the optimiser keeps."""
 
 
-def project_step(simulator: StepSimulator, circumstances: Circumstances, reserve: str = "none") -> MemoryProjection:
+def project_step(simulator: StepSimulator, circumstances: Circumstances) -> MemoryProjection:
     """What a training step needs.
 
     Args:
         simulator: The plan's parts.
         circumstances: What is kept where.
-        reserve: Where the work space of kernels comes from, in words.
     """
-    return _Step(simulator, circumstances).project(reserve)
+    return _Step(simulator, circumstances).project()
 
 
 class _Step:
@@ -70,7 +69,7 @@ class _Step:
         self._cut_bytes = simulator.prepared.plan.costs.cut_bytes
         self._is_returned = any(name in simulator.prepared.graph.outputs for name in segment.outputs)
 
-    def project(self, reserve: str) -> MemoryProjection:
+    def project(self) -> MemoryProjection:
         """All phases."""
         own = self._simulator.own
         base = {
@@ -81,13 +80,13 @@ class _Step:
             "tensors made for tiles": own.made,
         }
         phases = (
-            _phase("forward", base, _with_margin(self._forward_items())),
-            _phase("head", base, _with_margin(self._head_items())),
-            _phase("backward", base, _with_margin(self._backward_items())),
-            _phase("end", base, _with_margin(self._end_items())),
+            _phase("forward", _peak(self._forward_peaks()).operation, base, self._forward_items()),
+            _phase("head", self._simulator.head.peak.operation, base, self._head_items()),
+            _phase("backward", _peak(self._backward_peaks()).operation, base, self._backward_items()),
+            _phase("end", "", base, self._end_items()),
         )
         host_bytes = self._carried.all_bytes if self._circumstances.are_carries_on_host else 0
-        return MemoryProjection(phases, host_bytes, reserve)
+        return MemoryProjection(phases, host_bytes)
 
     def _image(self) -> dict[str, int]:
         if not self._circumstances.is_image_on_host:
@@ -103,11 +102,17 @@ class _Step:
         """Carried samples that wait for the backward pass."""
         return {} if self._circumstances.are_carries_on_host else {"carried samples": self._carried.block_bytes}
 
+    def _forward_peaks(self) -> list[Peak]:
+        return [found.peak for found in self._forward] + [found.forward_peak for found in self._kept]
+
+    def _backward_peaks(self) -> list[Peak]:
+        return [found.peak for found in (*self._backward, *self._kept)]
+
     def _forward_items(self) -> dict[str, int]:
         items = {"cut": self._cut_bytes, **self._kept_carries()}
         if self._circumstances.are_carries_on_host:
             items["carried samples on their way"] = self._carried.waiting_bytes
-        peak = max((found.peak for found in self._forward), key=lambda peak: peak.total_bytes, default=Peak(0, 0))
+        peak = _peak([found.peak for found in self._forward])
         if self._kept:
             saved = sum(found.saved_bytes for found in self._kept)
             above = max(found.forward_peak.total_bytes - found.saved_bytes for found in self._kept)
@@ -154,6 +159,11 @@ class _Step:
         }
 
 
+def _peak(peaks: Sequence[Peak]) -> Peak:
+    """The largest."""
+    return max(peaks, key=lambda peak: peak.total_bytes, default=Peak(0, 0))
+
+
 def _total(items: Mapping[str, int]) -> int:
     return sum(items.values())
 
@@ -170,14 +180,14 @@ def _with_margin(items: Mapping[str, int]) -> dict[str, int]:
     return {**items, "small tensors": max(_LEAST_MARGIN, round(_MARGIN * of_tiles))}
 
 
-def _phase(name: str, *parts: Mapping[str, int]) -> PhaseProjection:
+def _phase(name: str, operation: str, base: Mapping[str, int], of_phase: Mapping[str, int]) -> PhaseProjection:
     """The items of a phase, added up by name."""
     totals: dict[str, int] = {}
-    for part in parts:
+    for part in (base, _with_margin(of_phase)):
         for what, count in part.items():
             totals[what] = totals.get(what, 0) + count
     items = [ProjectedItem(what, count) for what, count in totals.items() if count > 0]
-    return PhaseProjection(name, tuple(sorted(items, key=lambda item: -item.num_bytes)))
+    return PhaseProjection(name, tuple(sorted(items, key=lambda item: -item.num_bytes)), operation)
 
 
 def _largest(segment: Segment, indices: Sequence[Index]) -> list[Index]:

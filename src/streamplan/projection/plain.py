@@ -22,7 +22,6 @@ def project_plain(
     arguments: CallArguments,
     reserve: Reserve | None = None,
     optimizer_bytes: int = 0,
-    source: str = "none",
 ) -> MemoryProjection:
     """What a training step of the plain net needs, with a loss whose gradient reaches all that it returns.
 
@@ -31,7 +30,6 @@ def project_plain(
         arguments: The call.
         reserve: What operations take besides their tensors.
         optimizer_bytes: State that the optimiser keeps.
-        source: Where the work space of kernels comes from, in words.
     """
     net = make_skeleton(model, nullcontext(), META).root  # type: ignore[arg-type]
     args, kwargs = pytree.tree_map_only(TensorSpec, _empty, (arguments.args, dict(arguments.kwargs)))
@@ -52,17 +50,20 @@ def project_plain(
         "activations saved for the backward pass": saved,
     }
     phases = (
-        _phase("forward", base, forward - saved, forward_total - forward),
-        _phase("backward", base, live.peak_bytes - saved, live.peak_with_reserve - live.peak_bytes),
+        _phase("forward", "", base, forward - saved, forward_total - forward),
+        _phase(
+            "backward", live.peak_operation, base, live.peak_bytes - saved, live.peak_with_reserve - live.peak_bytes
+        ),
     )
-    return MemoryProjection(phases, 0, source)
+    return MemoryProjection(phases, 0)
 
 
 def _empty(spec: TensorSpec) -> Any:
     return torch.empty(spec.shape, dtype=spec.dtype, device=META)
 
 
-def _phase(name: str, base: dict[str, int], above: int, work_space: int) -> PhaseProjection:
+def _phase(name: str, operation: str, base: dict[str, int], above: int, work_space: int) -> PhaseProjection:
     what = "gradients and temporaries" if name == "backward" else "temporaries"
     items = [ProjectedItem(*item) for item in {**base, what: above, "work space of kernels": work_space}.items()]
-    return PhaseProjection(name, tuple(sorted((i for i in items if i.num_bytes > 0), key=lambda i: -i.num_bytes)))
+    present = sorted((item for item in items if item.num_bytes > 0), key=lambda item: -item.num_bytes)
+    return PhaseProjection(name, tuple(present), operation)

@@ -15,7 +15,15 @@ from torch.utils import _pytree as pytree
 from streamplan.codegen import load_prepared
 from streamplan.frontend.skeleton import make_skeleton
 from streamplan.planning import PreparedPlan
-from streamplan.projection.footprints import META, BackwardFootprint, ForwardFootprint, Index, Peak, TileSimulator
+from streamplan.projection.footprints import (
+    META,
+    BackwardFootprint,
+    ForwardFootprint,
+    Index,
+    Peak,
+    TileSimulator,
+    peak_seen,
+)
 from streamplan.projection.liveness import LiveBytes, Reserve
 from streamplan.runtime import build_segment
 
@@ -129,7 +137,7 @@ class StepSimulator:
         of_cut = sum(x.grad.nbytes for x in cut.values() if x.grad is not None)
         for parameter in self._model.parameters():
             parameter.grad = None
-        return HeadFootprint(Peak(live.peak_bytes, live.peak_with_reserve), gradients, of_cut)
+        return HeadFootprint(peak_seen(live), gradients, of_cut)
 
     def forward(self, index: Index) -> ForwardFootprint:
         """A tile without autograd; those of a kind are alike."""

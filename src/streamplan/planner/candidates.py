@@ -1,0 +1,83 @@
+"""The plans that are considered: cuts, tile shapes, halo policies, kept tiles, and where carried samples wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+from streamplan.analysis.cuts import Cut
+from streamplan.options import Options
+
+_MAX_CUTS = 5
+_KEPT = (0, 1, 2, 4, 8)
+"""Numbers of kept tiles; and all of them."""
+_MOST_OBLONG = 16
+"""Longest over shortest side of a tile that does not span the image."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that could be made."""
+
+    cut: Cut
+    tile_size: tuple[int, ...]
+    halo: str
+    keep_tiles: int
+    carries: str
+
+
+def telling_cuts(cuts: Sequence[Cut], extents: Sequence[tuple[int, ...]]) -> tuple[Cut, ...]:
+    """The last cut of every map extent, the latest of them if there are many.
+
+    Args:
+        cuts: All cuts, from the image on.
+        extents: Of the map of each.
+    """
+    last = dict(zip(extents, cuts, strict=True))
+    return tuple(last.values())[-_MAX_CUTS:]
+
+
+def tile_sizes(extents: Sequence[int], least: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Tile sizes from the whole image on: along each axis a half, a third of a half and so on of it, not too oblong.
+
+    >>> tile_sizes((64, 64), (32, 32))
+    ((64, 64), (43, 64), (32, 64), (43, 43), (32, 43), (32, 32))
+    """
+    along = [list(_halvings(extent, low)) for extent, low in zip(extents, least, strict=True)]
+    found = []
+    for sizes in product(*along):
+        if len(set(extents)) == 1 and any(a > b for a, b in pairwise(sizes)):
+            continue
+        inner = [size for size, extent in zip(sizes, extents, strict=True) if size < extent]
+        if len(inner) < len(sizes) or max(inner) <= _MOST_OBLONG * min(inner):
+            found.append(sizes)
+    return tuple(sorted(found, key=lambda sizes: [-size for size in reversed(sizes)]))
+
+
+def _halvings(extent: int, least: int) -> Iterator[int]:
+    count = 1
+    while count == 1 or -(-extent // count) >= least:
+        yield -(-extent // count)
+        if count > 1 and -(-extent // (count * 3 // 2)) >= least:
+            yield -(-extent // (count * 3 // 2))
+        count *= 2
+
+
+def candidates(
+    options: Options, cuts: Sequence[Cut], sizes: Sequence[tuple[int, ...]], device: str
+) -> Iterator[Candidate]:
+    """All combinations that the options leave open.
+
+    Args:
+        options: What the user fixed.
+        cuts: Cuts to consider.
+        sizes: Tile sizes to consider.
+        device: Kind of device; host memory is another memory only beside a GPU.
+    """
+    halos = ("reuse", "recompute") if options.halo == "auto" else (options.halo,)
+    places = ("device", "host") if device != "cpu" and options.carries == "device" else (options.carries,)
+    for cut, size, halo in product(cuts, sizes, halos):
+        for place in places if halo == "reuse" else places[:1]:
+            for count in _KEPT:
+                yield Candidate(cut, size, halo, count, place)

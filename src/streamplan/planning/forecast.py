@@ -1,0 +1,57 @@
+"""What a plan will take: plain data that `streamplan.planner` fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamplan.planning.projection import MemoryProjection
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """How long a training step takes."""
+
+    ratio: float
+    """Over that of the plain net."""
+    seconds: float | None
+    """None where nothing was measured on the device."""
+    plain_seconds: float | None
+    source: str
+    """Where the figures come from, in words."""
+
+
+@dataclass(frozen=True)
+class CutForecast:
+    """What a candidate cut would take with the plan's tiles, halo and number of kept tiles."""
+
+    peak_bytes: int
+    """Projected peak; an estimate from shapes but for the chosen cut."""
+    recomputation: float
+    """FLOPs beyond those of the plain net's forward and backward pass, as a share of these."""
+    time_ratio: float
+    """Estimated time over that of the plain net."""
+    refusal: str = ""
+    """Why the plan's tiles cannot be had at this cut; "" if they can."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training step takes, and the plain net's beside it."""
+
+    memory: MemoryProjection
+    plain_memory: MemoryProjection
+    time: TimeEstimate
+    cuts: tuple[CutForecast, ...]
+    """In the order of `Plan.cuts`."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Forecast:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(
+            MemoryProjection.from_json(data["memory"]),
+            MemoryProjection.from_json(data["plain_memory"]),
+            TimeEstimate(**data["time"]),
+            tuple(CutForecast(**cut) for cut in data["cuts"]),
+        )
