@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from tests.golden import GoldenMode
 
 IN_CI = bool(os.environ.get("CI"))
 """Whether this is a run of continuous integration, which must neither write golden files nor draw at random."""
+
+os.environ["STREAMPLAN_CACHE"] = tempfile.mkdtemp(prefix="streamplan-cache-")
+"""What was measured on this machine before must not show up in plans that tests compare."""
 
 settings.register_profile("default", deadline=None, derandomize=IN_CI, print_blob=True)
 settings.register_profile(

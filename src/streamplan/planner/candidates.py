@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -12,6 +13,9 @@ from streamplan.options import Options
 _MAX_CUTS = 5
 _KEPT = (0, 1, 2, 4, 8)
 """Numbers of kept tiles; and all of them."""
+_LEAST_EXTENT = 16
+"""Of a tile along an axis, in samples."""
+_MOST_TILES = 4096
 _MOST_OBLONG = 16
 """Longest over shortest side of a tile that does not span the image."""
 
@@ -39,15 +43,23 @@ def telling_cuts(cuts: Sequence[Cut], extents: Sequence[tuple[int, ...]]) -> tup
 
 
 def tile_sizes(extents: Sequence[int], least: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Tile sizes from the whole image on: along each axis a half, a third of a half and so on of it, not too oblong.
+    """Tile sizes from the whole image on: along each axis a half, a third, a quarter, a sixth and so on of it.
+
+    Tiles are neither tiny nor very oblong unless they span the image; along axes of one extent the first is the short
+    side, as strips of full rows are.
 
     >>> tile_sizes((64, 64), (32, 32))
-    ((64, 64), (43, 64), (32, 64), (43, 43), (32, 43), (32, 32))
+    ((64, 64), (32, 64), (32, 32))
     """
-    along = [list(_halvings(extent, low)) for extent, low in zip(extents, least, strict=True)]
+    is_fine = len(extents) < 3
+    along = [
+        list(_divisions(extent, max(low, _LEAST_EXTENT), is_fine=is_fine))
+        for extent, low in zip(extents, least, strict=True)
+    ]
     found = []
     for sizes in product(*along):
-        if len(set(extents)) == 1 and any(a > b for a, b in pairwise(sizes)):
+        count = math.prod(-(-extent // size) for extent, size in zip(extents, sizes, strict=True))
+        if count > _MOST_TILES or (len(set(extents)) == 1 and any(a > b for a, b in pairwise(sizes))):
             continue
         inner = [size for size, extent in zip(sizes, extents, strict=True) if size < extent]
         if len(inner) < len(sizes) or max(inner) <= _MOST_OBLONG * min(inner):
@@ -55,12 +67,15 @@ def tile_sizes(extents: Sequence[int], least: Sequence[int]) -> tuple[tuple[int,
     return tuple(sorted(found, key=lambda sizes: [-size for size in reversed(sizes)]))
 
 
-def _halvings(extent: int, least: int) -> Iterator[int]:
-    count = 1
-    while count == 1 or -(-extent // count) >= least:
+def _divisions(extent: int, least: int, *, is_fine: bool) -> Iterator[int]:
+    """The extent, and parts of it that are not below the least size."""
+    yield extent
+    count = 2
+    while -(-extent // count) >= least:
         yield -(-extent // count)
-        if count > 1 and -(-extent // (count * 3 // 2)) >= least:
-            yield -(-extent // (count * 3 // 2))
+        between = count * 3 // 2
+        if is_fine and count > 1 and -(-extent // between) >= least:
+            yield -(-extent // between)
         count *= 2
 
 

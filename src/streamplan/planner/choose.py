@@ -8,7 +8,7 @@ feasible is the least exact projection on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,7 +31,7 @@ from streamplan.planning.text import format_bytes
 from streamplan.projection import Calibration, StepSimulator, project_step
 
 _SURE = 0.6
-"""An exact projection is never less than this share of its estimate."""
+"""An exact projection is never less than this share of the estimate without kept tiles, which may be small ones."""
 _LEAST_STRIDES = 1
 """Smallest tile, in effective strides of the latest cut."""
 
@@ -156,22 +156,22 @@ class Search:
         Raises:
             InfeasibleBudgetError: None does.
         """
-        best: tuple[int, FrontPoint, MemoryProjection] | None = None
         for point in self.front:
-            if _SURE * point.estimate.peak_bytes > num_bytes:
-                continue
-            projected = self.project(point.candidate)
-            if projected is not None and projected.peak_bytes <= num_bytes:
-                return point
-            if projected is not None and (best is None or projected.peak_bytes < best[0]):
-                best = projected.peak_bytes, point, projected
-        for point in reversed(self.front):
-            if best is not None and _SURE * point.estimate.peak_bytes >= best[0]:
-                continue
-            projected = self.project(point.candidate)
-            if projected is not None and (best is None or projected.peak_bytes < best[0]):
-                best = projected.peak_bytes, point, projected
-        raise _infeasible(num_bytes, source, best)
+            if least_bytes(point) <= num_bytes:
+                projected = self.project(point.candidate)
+                if projected is not None and projected.peak_bytes <= num_bytes:
+                    return point
+        raise _infeasible(num_bytes, source, self._smallest(self.front))
+
+    def _smallest(self, points: Sequence[FrontPoint]) -> tuple[FrontPoint, MemoryProjection] | None:
+        """The one with the least exact projection; of equals the fastest."""
+        best: tuple[FrontPoint, MemoryProjection] | None = None
+        for point in reversed(points):
+            if best is None or least_bytes(point) <= best[1].peak_bytes:
+                projected = self.project(point.candidate)
+                if projected is not None and (best is None or projected.peak_bytes <= best[1].peak_bytes):
+                    best = point, projected
+        return best
 
     def within_slowdown(self, factor: float) -> FrontPoint:
         """The candidate with the least memory that is fast enough.
@@ -179,9 +179,9 @@ class Search:
         Raises:
             InfeasibleBudgetError: None is.
         """
-        fast = [point for point in self.front if self.ratio(point.estimate) <= factor]
-        if fast:
-            return fast[-1]
+        smallest = self._smallest([point for point in self.front if self.ratio(point.estimate) <= factor])
+        if smallest is not None:
+            return smallest[0]
         fastest = self.ratio(self.front[0].estimate)
         raise InfeasibleBudgetError(
             f"no plan is within {factor:g}x of the plain net's time",
@@ -218,14 +218,20 @@ def choose_options(search: Search) -> tuple[Options, Budget | None]:
     return search.options_of(point.candidate), budget
 
 
+def least_bytes(point: FrontPoint) -> float:
+    """What a candidate takes at least."""
+    return _SURE * point.estimate.bytes_without_kept
+
+
 def _infeasible(
-    num_bytes: int, source: str, best: tuple[int, FrontPoint, MemoryProjection] | None
+    num_bytes: int, source: str, smallest: tuple[FrontPoint, MemoryProjection] | None
 ) -> InfeasibleBudgetError:
     """With the least feasible budget, what sets it and what would help."""
     what = f"no plan fits into {format_bytes(num_bytes)}{f' ({source})' if source else ''}"
-    if best is None:
+    if smallest is None:
         return InfeasibleBudgetError(what, why="no candidate has tiles that can be had", do="pass a tile size")
-    least, point, projection = best
+    point, projection = smallest
+    least = projection.peak_bytes
     phase = projection.peak
     size, cut = " x ".join(map(str, point.candidate.tile_size)), ", ".join(point.candidate.cut.frontier)
     items = ", ".join(f"{item.what} {format_bytes(item.num_bytes)}" for item in phase.items[:3])

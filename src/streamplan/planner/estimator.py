@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from streamplan.analysis.cuts import Cut
 from streamplan.analysis.regions import StreamedPart, streamed_part
 from streamplan.ir import OpCall
-from streamplan.planner.tilings import Tiling, carried_overlaps, carried_tiling, recomputed_tiling
+from streamplan.planner.tilings import RecomputedTilings, Tiling, carried_overlaps, carried_tiling
 from streamplan.planner.times import Clock
 from streamplan.planning import PreparedPlan
 from streamplan.projection import Circumstances, StepSimulator
@@ -34,6 +34,8 @@ class Estimate:
 
     peak_bytes: int
     """Estimated."""
+    bytes_without_kept: int
+    """The same if no tile were kept."""
     host_bytes: int
     """Carried samples in host memory."""
     recomputation: float
@@ -85,6 +87,7 @@ class Estimator:
         self._overlaps = carried_overlaps(self.names, self._part, reference.schedules)
         self._rows = {name: row for row, name in enumerate(self.names)}
         self._tilings: dict[tuple[str, tuple[str, ...], tuple[int, ...]], Tiling | None] = {}
+        self._recomputed: dict[tuple[str, ...], RecomputedTilings] = {}
         self._masks: dict[tuple[str, ...], Tensor] = {}
         self._residents: dict[tuple[str, ...], _Resident] = {}
         self._known_times: dict[int, tuple[Tensor, Tensor]] = {}
@@ -132,7 +135,9 @@ class Estimator:
         key = (halo, cut.frontier if halo == "recompute" else (), tile_size)
         if key not in self._tilings:
             if halo == "recompute":
-                self._tilings[key] = recomputed_tiling(self.names, self._part_of(cut), tile_size)
+                if cut.frontier not in self._recomputed:
+                    self._recomputed[cut.frontier] = RecomputedTilings(self.names, self._part_of(cut))
+                self._tilings[key] = self._recomputed[cut.frontier].tiling(tile_size)
             else:
                 self._tilings[key] = carried_tiling(self._overlaps, self.image_extents, tile_size)
         return self._tilings[key]
@@ -154,13 +159,15 @@ class Estimator:
         """Memory and time of a candidate."""
         mask = self._mask(cut)
         carried = float((mask * tiling.handed_on * self._whole).sum())
-        peak = self._peak_bytes(cut, tiling, circumstances, mask, carried)
+        without = replace(circumstances, keep_tiles=0)
+        peak, least = (self._peak_bytes(cut, tiling, around, mask, carried) for around in (circumstances, without))
         num_kept = min(circumstances.keep_tiles, tiling.num_tiles)
         again = (tiling.num_tiles - num_kept) / tiling.num_tiles
         flops = self.reference.plan.costs.flops
         extra = float((mask * self._flops * ((3 + again) * tiling.computed - 3)).sum())
         return Estimate(
             peak_bytes=round(peak),
+            bytes_without_kept=round(min(peak, least)),
             host_bytes=round(carried) if circumstances.are_carries_on_host else 0,
             recomputation=extra / (3 * flops) if flops else 0.0,
             time=self._time(cut, tiling, mask, again, carried),

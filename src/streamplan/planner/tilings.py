@@ -75,57 +75,90 @@ def carried_tiling(overlaps: Tensor, extents: Sequence[int], tile_size: Sequence
     return Tiling(grid, at_hand, ones, handed_on, waiting)
 
 
-def recomputed_tiling(names: Sequence[str], part: StreamedPart, tile_size: Sequence[int]) -> Tiling | None:
-    """Tiles with recomputed halos, each as large as the size allows; None where one position reads more.
+class RecomputedTilings:
+    """Tiles with recomputed halos before one cut, each as large as its size allows.
 
     Args:
         names: Values to tell the shares of; those that the part lacks have none.
         part: The streamed part.
-        tile_size: Samples that a tile reads at most.
     """
-    axes = [_axis(names, part, axis, size) for axis, size in enumerate(tile_size)]
-    if any(found is None for found in axes):
-        return None
-    at_hand = computed = torch.ones(len(names), dtype=torch.float64)
-    for found in axes:
-        assert found is not None
-        at_hand, computed = at_hand * found[1], computed * found[2]
-    nothing = torch.zeros(len(names), dtype=torch.float64)
-    return Tiling(tuple(found[0] for found in axes if found is not None), at_hand, computed, nothing, nothing)
+
+    def __init__(self, names: Sequence[str], part: StreamedPart) -> None:
+        self._names, self._part = names, part
+        self._axes: dict[tuple[int, int], _Blocks | None] = {}
+        self._same = [_first_like(part, axis) for axis in range(part.num_axes)]
+
+    def tiling(self, tile_size: Sequence[int]) -> Tiling | None:
+        """Tiles that read at most so many samples; None where one position reads more."""
+        axes = [self._blocks(axis, size) for axis, size in enumerate(tile_size)]
+        found = [blocks for blocks in axes if blocks is not None]
+        if len(found) < len(axes):
+            return None
+        at_hand = computed = torch.ones(len(self._names), dtype=torch.float64)
+        for blocks in found:
+            at_hand, computed = at_hand * blocks.inner, computed * blocks.total
+        nothing = torch.zeros(len(self._names), dtype=torch.float64)
+        return Tiling(tuple(blocks.count for blocks in found), at_hand, computed, nothing, nothing)
+
+    def _blocks(self, axis: int, size: int) -> _Blocks | None:
+        key = (self._same[axis], size)
+        if key not in self._axes:
+            self._axes[key] = self._divide(*key)
+        return self._axes[key]
+
+    def _divide(self, axis: int, size: int) -> _Blocks | None:
+        """Blocks of one axis: away from the borders every further position reads as many samples more."""
+        extent = min(self._part.extents[name][axis] for name in self._part.frontier)
+        one, some = self._num_read(axis, 1), self._num_read(axis, min(extent, 9))
+        if one > size:
+            return None
+        length = extent
+        if self._num_read(axis, extent) > size:
+            length = min(extent, 1 + int((size - one) * 8 / max(1, some - one)))
+            while length > 1 and self._num_read(axis, length) > size:
+                length -= 1
+        count = -(-extent // length)
+        length = -(-extent // count)
+        inner = self._shares(axis, length, (extent - length) // 2)
+        if count == 1:
+            return _Blocks(count, inner, inner)
+        ends = self._shares(axis, length, 0) + self._shares(axis, length, extent - length)
+        return _Blocks(count, inner, ends + (count - 2) * inner)
+
+    def _shares(self, axis: int, length: int, start: int) -> Tensor:
+        regions, extents = _pull(self._part, axis, length, start), self._part.extents
+        shares = [regions[name].size / extents[name][axis] if name in regions else 0.0 for name in self._names]
+        return torch.tensor(shares, dtype=torch.float64)
+
+    def _num_read(self, axis: int, length: int) -> int:
+        extent = min(self._part.extents[name][axis] for name in self._part.frontier)
+        regions = _pull(self._part, axis, length, (extent - length) // 2)
+        return max(regions[name].size for name in self._part.input_maps)
 
 
-def _axis(names: Sequence[str], part: StreamedPart, axis: int, size: int) -> tuple[int, Tensor, Tensor] | None:
-    """Number of blocks, the share of every value that a block in the middle reads, and that of all blocks together."""
-    extent = min(part.extents[name][axis] for name in part.frontier)
-    low, high = 0, extent
-    while high > low:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if _num_read(part, axis, middle) <= size else (low, middle - 1)
-    if not low:
-        return None
-    count = -(-extent // low)
-    length = -(-extent // count)
-    middle_shares = _shares(names, part, axis, _pull(part, axis, length))
-    if count == 1:
-        return count, middle_shares, middle_shares
-    ends = [_shares(names, part, axis, _pull(part, axis, length, start)) for start in (0, extent - length)]
-    return count, middle_shares, ends[0] + ends[1] + (count - 2) * middle_shares
+@dataclass(frozen=True)
+class _Blocks:
+    """How one axis is divided."""
+
+    count: int
+    inner: Tensor
+    """Share of every value that a block in the middle reads."""
+    total: Tensor
+    """The same of all blocks together."""
 
 
-def _shares(names: Sequence[str], part: StreamedPart, axis: int, regions: Mapping[str, Interval]) -> Tensor:
-    shares = [regions[name].size / part.extents[name][axis] if name in regions else 0.0 for name in names]
-    return torch.tensor(shares, dtype=torch.float64)
+def _first_like(part: StreamedPart, axis: int) -> int:
+    """The first axis along which everything is as along this one."""
+
+    def key(other: int) -> object:
+        return tuple(e[other] for e in part.extents.values()), tuple(edge.axis_maps[other] for edge in part.edges)
+
+    return next(other for other in range(axis + 1) if key(other) == key(axis))
 
 
-def _num_read(part: StreamedPart, axis: int, length: int) -> int:
-    regions = _pull(part, axis, length)
-    return max(regions[name].size for name in part.input_maps)
-
-
-def _pull(part: StreamedPart, axis: int, length: int, start: int | None = None) -> Mapping[str, Interval]:
-    """What a block of the cut, in the middle or elsewhere, reads of every value."""
+def _pull(part: StreamedPart, axis: int, length: int, start: int) -> Mapping[str, Interval]:
+    """What a block of the cut, in positions of its coarsest value, reads of every value."""
     coarsest = min(part.extents[name][axis] for name in part.frontier)
-    start = (coarsest - length) // 2 if start is None else start
     blocks = {}
     for name in part.frontier:
         extent = part.extents[name][axis]

@@ -50,7 +50,7 @@ def count_carried(segment: Segment, indices: Iterable[Index]) -> Carried:
             total += sum(these)
             packed += these
         most = max(most, waiting)
-    return Carried(total, blocks_for(packed, total), most)
+    return Carried(total, blocks_for(packed, segment.memory.plan.costs.carry_bytes), most)
 
 
 def _num_bytes(segment: Segment, name: str, shape: Sequence[int]) -> int:

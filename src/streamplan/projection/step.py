@@ -53,6 +53,18 @@ class HeadFootprint:
     cut_gradient_bytes: int
 
 
+class _CutValue(torch.autograd.Function):
+    """A cut value with a history: its gradient is handed to the tiles as it is, and not kept as a leaf's would be."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # type: ignore[override]
+        return None, None
+
+
 class StepSimulator:
     """Runs the parts of a training step on tensors without data, each when it is asked for and once.
 
@@ -114,12 +126,15 @@ class StepSimulator:
     @cached_property
     def head(self) -> HeadFootprint:
         """The resident part, with a loss whose gradient reaches all that it returns."""
-        cut = {
-            name: torch.empty(spec.shape, dtype=spec.dtype, device=META).requires_grad_(
-                spec.dtype.is_floating_point and any(x.requires_grad for x in self._smalls.values())
-            )
-            for name, spec in self.segment.outputs.items()
-        }
+        is_wanted = any(x.requires_grad for x in self._smalls.values())
+        anchor = torch.empty((), device=META, requires_grad=is_wanted)
+        arrived: dict[str, int] = {}
+        cut: dict[str, Tensor] = {}
+        for name, spec in self.segment.outputs.items():
+            x = torch.empty(spec.shape, dtype=spec.dtype, device=META)
+            cut[name] = _CutValue.apply(anchor, x) if spec.dtype.is_floating_point else x
+            if cut[name].requires_grad:
+                cut[name].register_hook(lambda gradient, name=name: arrived.update({name: gradient.nbytes}))
         values = {**self._values, **cut}
         leaves = pytree.tree_leaves([values, list(self._model.parameters()), list(self._model.buffers())])
         known = [x for x in leaves if isinstance(x, Tensor)]
@@ -134,10 +149,9 @@ class StepSimulator:
                 torch.autograd.backward(outputs, seeds)
             del outputs, seeds
         gradients = sum(p.grad.nbytes for p in self._model.parameters() if p.grad is not None)
-        of_cut = sum(x.grad.nbytes for x in cut.values() if x.grad is not None)
         for parameter in self._model.parameters():
             parameter.grad = None
-        return HeadFootprint(peak_seen(live), gradients, of_cut)
+        return HeadFootprint(peak_seen(live), gradients, sum(arrived.values()))
 
     def forward(self, index: Index) -> ForwardFootprint:
         """A tile without autograd; those of a kind are alike."""

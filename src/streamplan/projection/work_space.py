@@ -32,6 +32,8 @@ NEEDS_WORK_SPACE = frozenset(
 """Operations that take work space."""
 _MAX_BYTES = 64 * 2**20
 """Of the tensors of an operation that is run whole."""
+_SMALL_MAP = 20480
+"""Elements of a map up to which torch unrolls windows instead of calling oneDNN."""
 _ROWS = 2
 """The dimension that is shortened, of (batch, channels, rows, ...)."""
 
@@ -48,10 +50,19 @@ def _describe(arg: Any) -> str:
 
 
 def guess_work_space(func: Any, args: Sequence[Any]) -> int:
-    """A cautious guess where nothing was measured, in bytes: the largest operand, and a convolution's weight twice."""
-    sizes = [_num_bytes(arg) for arg in args if isinstance(arg, Tensor)]
-    weight = args[_input_position(func) + 1] if "convolution" in str(func) else None
-    return max(sizes, default=0) + (2 * _num_bytes(weight) if isinstance(weight, Tensor) else 0)
+    """A cautious guess where nothing was measured, in bytes.
+
+    The largest operand; of a convolution the weight twice too, and where oneDNN has no kernel for it all windows of the
+    map side by side.
+    """
+    guess = max((_num_bytes(arg) for arg in args if isinstance(arg, Tensor)), default=0)
+    if "convolution" not in str(func):
+        return guess
+    position = _input_position(func)
+    x, weight = args[position], args[position + 1]
+    windows = _num_bytes(x) * (weight.numel() // (weight.shape[0] * weight.shape[1]))
+    is_unrolled = x.dtype == torch.float64 or x.numel() <= _SMALL_MAP
+    return guess + 2 * _num_bytes(weight) + (2 * windows if is_unrolled else 0)
 
 
 def measure_work_space(func: Any, args: Sequence[Any], device: torch.device) -> int:

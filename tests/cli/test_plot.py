@@ -1,0 +1,75 @@
+"""`plot`: each figure, all of them, and what stands in the way."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.cli.running import RunLine
+
+LINE = "plot :Small --input-size 1,3,40,36 --tile-size 16"
+PNG = b"\x89PNG\r\n"
+
+
+@pytest.fixture
+def plot() -> ModuleType:
+    module: ModuleType = pytest.importorskip("streamplan.plot")
+    return module
+
+
+@pytest.mark.usefixtures("plot")
+@pytest.mark.parametrize("what", ["pareto", "memory", "tiles", "depth"])
+def test_one_figure(run: RunLine, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "made" / "here.png"
+    result = run(f"{LINE} --what {what} --output {path}")
+    assert (result.code, result.out, result.err) == (0, f"{path}\n", "")
+    assert path.read_bytes().startswith(PNG)
+    assert [file.name for file in path.parent.iterdir()] == ["here.png"]
+
+
+@pytest.mark.usefixtures("plot")
+def test_all_figures(run: RunLine, tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    result = run(f"{LINE} --output {folder} --halo recompute --keep-tiles 2")
+    assert (result.code, result.err) == (0, "")
+    names = ["pareto", "memory", "tiles", "depth"]
+    assert result.out.splitlines() == [str(folder / f"{name}.png") for name in names]
+    assert all((folder / f"{name}.png").read_bytes().startswith(PNG) for name in names)
+
+
+@pytest.mark.usefixtures("plot")
+def test_a_folder_for_one_and_a_name_without_an_end(run: RunLine, tmp_path: Path) -> None:
+    assert run(f"{LINE} --what tiles --output {tmp_path}").out == f"{tmp_path}/tiles.png\n"
+    assert run(f"{LINE} --what tiles --output {tmp_path}/grid").out == f"{tmp_path}/grid.png\n"
+
+
+@pytest.mark.usefixtures("plot")
+def test_a_file_where_a_folder_is_needed(run: RunLine, tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.write_text("here", encoding="utf-8")
+    result = run(f"{LINE} --output {path}")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"error: {path} cannot be written\n")
+    assert path.read_text(encoding="utf-8") == "here"
+
+
+def test_without_matplotlib(run: RunLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.startswith("streamplan.plot")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("streamplan.plot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run(f"{LINE} --output {tmp_path}/figures")
+    assert (result.code, result.out) == (2, "")
+    assert "streamplan[plot]" in result.err
+    assert not (tmp_path / "figures").exists()
+
+
+def test_where_to_is_asked(run: RunLine) -> None:
+    result = run(LINE)
+    assert result.code == 2
+    assert result.err.startswith("error: the following arguments are required: --output\n")

@@ -1,0 +1,221 @@
+"""The fastest plan within a budget, the least memory within a slowdown, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import streamplan
+from streamplan.errors import InfeasibleBudgetError, OptionError
+from streamplan.options import Options, resolve_budget
+from streamplan.planner import Question, Search
+from streamplan.planner.choose import least_bytes
+from streamplan.planning import Plan, trace_and_lower
+from streamplan.planning.arguments import CallArguments
+from streamplan.projection import Calibration
+from tests.golden import assert_matches_golden
+from tests.nets.resnet import resnet18
+from tests.nets.unet import unet
+from tests.nets.vgg import vgg11_bn
+from tests.projection.measuring import measured_peaks
+
+CPU = torch.device("cpu")
+MIB = 2**20
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "resnet18": (lambda: resnet18(16, 5).eval(), (1, 3, 512, 512)),
+    "vgg11_bn": (lambda: vgg11_bn(8, 5).eval(), (2, 3, 256, 320)),
+    "unet": (lambda: unet(8, 2).eval(), (1, 3, 256, 256)),
+}
+
+
+def search(name: str, **options: Any) -> Search:
+    build, size = NETS[name]
+    model, arguments = build(), CallArguments.of_size(size, torch.float32)
+    traced = trace_and_lower(model, arguments, CPU)
+    return Search(Question(model, arguments, Options(**options), CPU, traced, Calibration(CPU)))
+
+
+SEARCHES = {name: search(name) for name in NETS}
+"""One for all tests: what it has projected it keeps."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_estimates_are_close_enough_to_leave_candidates_out(name: str) -> None:
+    """A candidate is not projected if the budget is below that share of its estimate."""
+    for point in SEARCHES[name].front:
+        projected = SEARCHES[name].project(point.candidate)
+        assert projected is None or least_bytes(point) <= projected.peak_bytes, point.candidate
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(NETS)), st.floats(0.02, 2.0), st.floats(0.02, 2.0))
+def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: str, one: float, other: float) -> None:
+    found = SEARCHES[name]
+    scale = found.front[0].estimate.peak_bytes
+    results = []
+    for share in sorted((one, other)):
+        try:
+            point = found.within_budget(round(share * scale), "")
+        except InfeasibleBudgetError:
+            continue
+        projected = found.project(point.candidate)
+        assert projected is not None
+        assert projected.peak_bytes <= round(share * scale)
+        results.append((projected.peak_bytes, point.estimate.time))
+    if len(results) == 2:
+        (small, slow), (large, fast) = results
+        assert small <= large
+        assert fast <= slow
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_least_budget_is_exact_and_the_plan_runs_within_it(name: str) -> None:
+    model, (_, size) = SEARCHES[name].question.model, NETS[name]
+    with pytest.raises(InfeasibleBudgetError) as refusal:
+        SEARCHES[name].within_budget(MIB, "")
+    least = refusal.value.least_budget
+    assert least is not None
+    assert f"memory_budget={least} or more" in str(refusal.value)
+    with pytest.raises(InfeasibleBudgetError) as again:
+        streamplan.plan(model, size, memory_budget=least - 1)
+    assert again.value.least_budget == least
+    plan = streamplan.plan(model, size, memory_budget=least)
+    assert plan.forecast is not None
+    assert plan.forecast.memory.peak_bytes == least
+    streamed, image = streamplan.compile(model, plan=plan), torch.rand(size)
+    before = image.nbytes + sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
+    assert before + max(measured_peaks(streamed, image).values()) <= least
+
+
+def test_a_budget_a_byte_too_small_is_refused() -> None:
+    with pytest.raises(InfeasibleBudgetError) as refusal:
+        streamplan.plan(resnet18(16, 5).eval(), (1, 3, 512, 512), memory_budget="2MiB", optimizer="adam")
+    assert_matches_golden(str(refusal.value), "error_infeasible_budget.txt")
+
+
+def test_slowdown_is_kept_and_more_of_it_takes_less_memory() -> None:
+    model, size = resnet18(16, 5).eval(), (1, 3, 512, 512)
+    plans = [streamplan.plan(model, size, max_slowdown=factor) for factor in (1.0, 1.1, 1.25, 2.0)]
+    forecasts = [plan.forecast for plan in plans if plan.forecast is not None]
+    assert [forecast.time.ratio <= plan.max_slowdown for plan, forecast in zip(plans, forecasts, strict=True)] == [
+        True
+    ] * 4
+    peaks = [forecast.memory.peak_bytes for forecast in forecasts]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] < peaks[0]
+    with pytest.raises(InfeasibleBudgetError, match="the fastest is estimated at"):
+        streamplan.plan(model, size, max_slowdown=0.5)
+
+
+def test_budget_and_slowdown_together() -> None:
+    model, size = resnet18(16, 5).eval(), (1, 3, 512, 512)
+    plan = streamplan.plan(model, size, memory_budget="40MiB", max_slowdown=1.3)
+    assert plan.forecast is not None
+    assert plan.forecast.memory.peak_bytes <= 40 * MIB
+    with pytest.raises(InfeasibleBudgetError, match="pass a larger memory_budget, or max_slowdown="):
+        streamplan.plan(model, size, memory_budget="30MiB", max_slowdown=1.01)
+
+
+def test_what_is_given_is_kept() -> None:
+    model, size = resnet18(16, 5).eval(), (1, 3, 512, 512)
+    plan = streamplan.plan(model, size, memory_budget="60MiB", cut="layer2", halo="recompute")
+    assert (plan.cut, plan.halo) == (("layer2_1_relu_1",), "recompute")
+    plan = streamplan.plan(model, size, (64, 512), memory_budget="60MiB")
+    assert plan.tile_size == (64, 512)
+
+
+def test_without_options_the_budget_is_what_is_free() -> None:
+    plan = streamplan.plan(resnet18(8, 5).eval(), (1, 3, 256, 256))
+    assert plan.memory_budget is not None
+    assert plan.budget_source.endswith("free on cpu, less a tenth")
+    assert plan.forecast is not None
+    assert plan.forecast.memory.peak_bytes < plan.memory_budget
+
+
+def test_equal_inputs_give_equal_plans_that_survive_json_and_run() -> None:
+    model, size = vgg11_bn(8, 5).eval(), (1, 3, 256, 256)
+    first, second = (streamplan.plan(model, size, memory_budget="45MiB", optimizer="adam") for _ in range(2))
+    assert first == second
+    again = Plan.from_json(first.to_json())
+    assert again == first
+    streamed = streamplan.compile(model, plan=again)
+    assert streamed.plan == first
+    compiled = streamplan.compile(model, size, memory_budget="45MiB", optimizer="adam")
+    assert compiled.plan == first
+    report = streamplan.verify(model.double(), size, first.tile_size, cut=first.cut)
+    assert report.passed
+
+
+def test_other_sizes_of_a_compiled_net_are_planned_within_the_same_budget() -> None:
+    model = resnet18(8, 5).eval()
+    streamed = streamplan.compile(model, (1, 3, 256, 256), memory_budget="16MiB")
+    larger = streamed.plan_for((1, 3, 512, 512))
+    assert larger.forecast is not None
+    assert larger.forecast.memory.peak_bytes <= 16 * MIB
+    with pytest.raises(InfeasibleBudgetError):
+        streamed(torch.rand(1, 3, 4096, 4096))
+
+
+def test_state_of_the_optimiser_counts() -> None:
+    model, size = resnet18(16, 5).eval(), (1, 3, 256, 256)
+    num_bytes = sum(p.nbytes for p in model.parameters())
+    peaks = []
+    for optimizer in ("sgd", "momentum", "adam"):
+        forecast = streamplan.plan(model, size, 128, optimizer=optimizer).forecast  # type: ignore[arg-type]
+        assert forecast is not None
+        peaks.append(forecast.memory.peak_bytes)
+    assert [peak - peaks[0] for peak in peaks] == [0, num_bytes, 2 * num_bytes]
+
+
+def test_a_source_is_read_tile_by_tile() -> None:
+    """Its bytes do not count; the regions that are on their way do."""
+    model, array = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), torch.zeros(1024, 1024, 3)
+    source = streamplan.Source(array, "HWC")
+    plan = streamplan.plan(model, None, (64, 1024), example_inputs=source)
+    assert plan.image == "host"
+    assert plan.forecast is not None
+    items = {item.what: item.num_bytes for item in plan.forecast.memory.peak.items}
+    assert "image" not in items
+    assert items["regions of the image"] == 3 * 3 * 1024 * (64 + 2) * 4
+    assert "the image is read tile by tile, and not counted" in str(plan)
+
+
+def test_a_model_that_needs_data_has_no_forecast() -> None:
+    class Asks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if self.training else x.relu()
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Asks(), nn.Conv2d(4, 4, 3)).eval()
+    plan = streamplan.plan(model, (1, 3, 64, 64), 32)
+    assert plan.forecast is not None  # this one can do without
+    hidden = dataclasses.replace(plan, forecast=None, forecast_failure="RuntimeError: it reads a value")
+    assert "what a training step takes is not known: RuntimeError: it reads a value" in str(hidden)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("20GiB", 20 * 2**30), ("512 MiB", 2**29), ("1.5GB", 1_500_000_000), (4096, 4096), ("300", 300), (None, None)],
+)
+def test_budgets(text: int | str | None, count: int | None) -> None:
+    assert resolve_budget(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "20 gigabytes", 0, True, 1.5e300])
+def test_no_budgets(text: Any) -> None:
+    with pytest.raises(OptionError, match="memory_budget"):
+        resolve_budget(text)
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, "1.2", True])
+def test_no_slowdowns(factor: Any) -> None:
+    with pytest.raises(OptionError, match="max_slowdown"):
+        Options(max_slowdown=factor)
