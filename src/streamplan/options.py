@@ -73,10 +73,11 @@ class Options:
     batch_norm: BatchNormPolicy = "error"
     passes: tuple[str, ...] = tuple(PASSES)
     """Lowering passes, by name."""
-    carries: CarryPlacement = "device"
-    """Where what tiles hand to each other is kept for the backward pass."""
-    keep_tiles: int = 1
-    """How many tiles, from the last, keep what autograd saves from forward to backward instead of being recomputed."""
+    carries: CarryPlacement | None = None
+    """Where what tiles hand to each other is kept for the backward pass; None lets the planner choose."""
+    keep_tiles: int | None = None
+    """How many tiles, from the last, keep what autograd saves from forward to backward instead of being recomputed;
+    None lets the planner choose."""
 
     image: ImagePlacement = "device"
     """Where the image is."""
@@ -88,8 +89,14 @@ class Options:
     """Most time that a step may take, over that of the plain net."""
 
     def settled(self) -> Options:
-        """The same with nothing to choose."""
-        return replace(self, memory_budget=None, max_slowdown=None)
+        """The same with nothing to choose: carried samples on the device, one kept tile unless it is said otherwise."""
+        return replace(
+            self,
+            carries=self.carries or "device",
+            keep_tiles=1 if self.keep_tiles is None else self.keep_tiles,
+            memory_budget=None,
+            max_slowdown=None,
+        )
 
     @property
     def is_open(self) -> bool:
@@ -102,8 +109,10 @@ class Options:
         _check_slowdown(self.max_slowdown)
         _check_choice("halo", self.halo, HALO_POLICIES)
         _check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
-        _check_choice("carries", self.carries, CARRY_PLACEMENTS)
-        _check_num_tiles("keep_tiles", self.keep_tiles)
+        if self.carries is not None:
+            _check_choice("carries", self.carries, CARRY_PLACEMENTS)
+        if self.keep_tiles is not None:
+            _check_num_tiles("keep_tiles", self.keep_tiles)
         names: tuple[object, ...] = self.cut if isinstance(self.cut, tuple) else (self.cut,)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise OptionError(

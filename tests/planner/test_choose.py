@@ -99,7 +99,7 @@ def test_least_budget_is_exact_and_the_plan_runs_within_it(name: str) -> None:
 def test_a_budget_a_byte_too_small_is_refused() -> None:
     with pytest.raises(InfeasibleBudgetError) as refusal:
         streamplan.plan(resnet18(16, 5).eval(), (1, 3, 512, 512), memory_budget="2MiB", optimizer="adam")
-    assert_matches_golden(str(refusal.value), "error_infeasible_budget.txt")
+    assert_matches_golden(str(refusal.value), "error_infeasible_budget")
 
 
 def test_slowdown_is_kept_and_more_of_it_takes_less_memory() -> None:

@@ -39,8 +39,8 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     halo: HaloPolicy = "auto",
     batch_norm: BatchNormPolicy = "error",
     passes: str | Sequence[str] = "all",
-    carries: CarryPlacement = "device",
-    keep_tiles: int = 1,
+    carries: CarryPlacement | None = None,
+    keep_tiles: int | None = None,
     memory_budget: int | str | None = None,
     max_slowdown: float | None = None,
     optimizer: Optimizer = "sgd",
@@ -70,9 +70,11 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         passes: Lowering passes, which make tiles cheaper without changing what is computed: "all", or a tuple of names
             from `streamplan.options.PASSES`.
         carries: Where what tiles hand to each other waits for the backward pass: on the "device", or in "host" memory,
-            pinned if the device is a GPU. The plan says how many bytes that is.
+            pinned if the device is a GPU. The plan says how many bytes that is. None is "device", unless the planner
+            chooses.
         keep_tiles: How many tiles, from the last, keep what autograd saves from forward to backward instead of being
             computed again: each more costs the activations of one tile in memory, and saves one tile's forward pass.
+            None is 1, unless the planner chooses.
         memory_budget: What a training step may take on the device, in bytes or as "20GiB": the fastest plan that fits
             is taken, tile size, cut, halo, keep_tiles and carries chosen where they are not given.
         max_slowdown: The most time a step may take, over the plain net's: the plan with the least memory is taken.
@@ -100,8 +102,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         given = {"input_size": input_size, "tile_size": tile_size, "example_inputs": example_inputs, "dtype": dtype}
         given |= {"cut": None if cut == "latest" else cut, "halo": None if halo == "auto" else halo}
         given |= {"batch_norm": None if batch_norm == "error" else batch_norm}
-        given |= {"carries": None if carries == "device" else carries}
-        given |= {"keep_tiles": None if keep_tiles == 1 else keep_tiles}
+        given |= {"carries": carries, "keep_tiles": keep_tiles}
         given |= {"passes": None if passes == "all" else passes}
         given |= {"memory_budget": memory_budget, "max_slowdown": max_slowdown}
         given |= {"optimizer": None if optimizer == "sgd" else optimizer}
@@ -158,8 +159,8 @@ def plan(  # noqa: PLR0913 - every option is a keyword
     halo: HaloPolicy = "auto",
     batch_norm: BatchNormPolicy = "error",
     passes: str | Sequence[str] = "all",
-    carries: CarryPlacement = "device",
-    keep_tiles: int = 1,
+    carries: CarryPlacement | None = None,
+    keep_tiles: int | None = None,
     memory_budget: int | str | None = None,
     max_slowdown: float | None = None,
     optimizer: Optimizer = "sgd",

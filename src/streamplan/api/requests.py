@@ -142,6 +142,6 @@ def image_option(example_inputs: Any, device: Any) -> ImagePlacement:
     """Where the image is: tiles read it region by region if it is a source, or in host memory beside a GPU."""
     leaves = [x for x in pytree.tree_leaves(example_inputs) if isinstance(x, torch.Tensor | Source)]
     images = [x for x in leaves if len(x.shape) >= 3]
-    is_gpu = device is not None and torch.device(device).type == "cuda"
+    is_gpu = device is not None and str(device).startswith("cuda")
     is_away = any(isinstance(x, Source) or (is_gpu and x.device.type == "cpu") for x in images[:1])
     return "host" if is_away else "device"

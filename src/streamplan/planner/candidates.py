@@ -12,7 +12,7 @@ from streamplan.options import Options
 
 _MAX_CUTS = 5
 _KEPT = (0, 1, 2, 4, 8)
-"""Numbers of kept tiles; and all of them."""
+"""Numbers of kept tiles."""
 _LEAST_EXTENT = 16
 """Of a tile along an axis, in samples."""
 _MOST_TILES = 4096
@@ -91,8 +91,9 @@ def candidates(
         device: Kind of device; host memory is another memory only beside a GPU.
     """
     halos = ("reuse", "recompute") if options.halo == "auto" else (options.halo,)
-    places = ("device", "host") if device != "cpu" and options.carries == "device" else (options.carries,)
+    places = (options.carries,) if options.carries else ("device",) if device == "cpu" else ("device", "host")
+    counts = _KEPT if options.keep_tiles is None else (options.keep_tiles,)
     for cut, size, halo in product(cuts, sizes, halos):
         for place in places if halo == "reuse" else places[:1]:
-            for count in _KEPT:
+            for count in counts:
                 yield Candidate(cut, size, halo, count, place)

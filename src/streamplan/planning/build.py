@@ -104,6 +104,7 @@ def prepare_plan(
         NothingToStreamError, TrainingBatchNormError, CutError, TileSizeError: See there.
         PlanMismatchError: `stored` was made for another graph.
     """
+    options = options.settled()
     traced = traced or trace_and_lower(model, arguments, device)
     if stored is not None and stored.fingerprint != traced.fingerprint:
         raise PlanMismatchError(
@@ -135,8 +136,8 @@ def prepare_plan(
         halo="reuse" if is_reused else "recompute",
         batch_norm=options.batch_norm,
         passes=options.passes,
-        carries=options.carries,
-        keep_tiles=options.keep_tiles,
+        carries=options.carries or "device",
+        keep_tiles=options.keep_tiles or 0,
         image=options.image,
         optimizer=options.optimizer,
         requested_cut=options.cut_names,

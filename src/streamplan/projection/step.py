@@ -61,7 +61,7 @@ class _CutValue(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
         return None, None
 
 
@@ -132,9 +132,11 @@ class StepSimulator:
         cut: dict[str, Tensor] = {}
         for name, spec in self.segment.outputs.items():
             x = torch.empty(spec.shape, dtype=spec.dtype, device=META)
-            cut[name] = _CutValue.apply(anchor, x) if spec.dtype.is_floating_point else x
+            cut[name] = _CutValue.apply(anchor, x) if spec.dtype.is_floating_point else x  # type: ignore[no-untyped-call]
             if cut[name].requires_grad:
-                cut[name].register_hook(lambda gradient, name=name: arrived.update({name: gradient.nbytes}))
+                cut[name].register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient, name=name: arrived.update({name: gradient.nbytes})
+                )
         values = {**self._values, **cut}
         leaves = pytree.tree_leaves([values, list(self._model.parameters()), list(self._model.buffers())])
         known = [x for x in leaves if isinstance(x, Tensor)]

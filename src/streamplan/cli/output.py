@@ -1,0 +1,66 @@
+"""What a command has to say, and how it is written: as text, as a table of rich on a terminal, or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from streamplan.api import VerificationReport
+from streamplan.cli.failures import ExitCode
+from streamplan.report.receptive_field import ReceptiveFieldReport
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a command."""
+
+    text: str
+    """What is written on standard output."""
+    table: RenderableType | None = None
+    """The same for terminals, if it differs."""
+    note: str = ""
+    """What is worth a second look; it goes to standard error."""
+    code: ExitCode = ExitCode.DONE
+
+
+def write(outcome: Outcome) -> None:
+    """Write a result on standard output, and its note on standard error."""
+    if outcome.table is not None and sys.stdout.isatty():
+        Console(file=sys.stdout).print(outcome.table)
+    else:
+        sys.stdout.write(f"{outcome.text}\n")
+    if outcome.note:
+        sys.stderr.write(f"note: {outcome.note}\n")
+
+
+def receptive_field_json(report: ReceptiveFieldReport) -> str:
+    """The fields of a report; strides that are no integers are rounded to a float."""
+    return json.dumps(dataclasses.asdict(report), indent=1, default=_number)
+
+
+def verification_json(report: VerificationReport) -> str:
+    """The fields of a report and whether it passed; the error of a tensor that only one net has is null."""
+    errors = [_finite(dataclasses.asdict(item)) for item in report.errors]
+    plan = json.loads(report.plan.to_json())
+    fields = {"passed": report.passed, "rtol": report.rtol, "dtype": report.dtype, "errors": errors, "plan": plan}
+    return json.dumps(fields, indent=1)
+
+
+def _number(value: Any) -> int | float:
+    if not isinstance(value, Fraction):
+        raise TypeError(f"a {type(value).__name__} has no JSON form")
+    return value.numerator if value.denominator == 1 else float(value)
+
+
+def _finite(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()
+    }
