@@ -65,7 +65,7 @@ CASES = [
     Case("resnet18", lambda: resnet18(32, 5), "layer2"),
     Case("resnet50", lambda: resnet50(16, 5), "layer1"),
     Case("shufflenet", lambda: shufflenet_v2(16, 5), "maxpool"),
-    Case("tupac", lambda: tupac(16), "latest"),
+    Case("tupac", lambda: tupac(16), "streamed.18"),
     Case("unet", lambda: unet(16, 3), "latest"),
     Case("unet_bilinear", lambda: unet_bilinear(16, 3), "latest"),
     Case("vgg11_bn", lambda: vgg11_bn(16, 5), "features.7"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from streamplan.projection.work_space import NEEDS_WORK_SPACE, guess_work_space, measure_work_space, signature
+from streamplan.projection.work_space import guess_work_space, measure_work_space, needs_work_space, signature
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Calibration:
 
     def reserve(self, func: Any, args: tuple[Any, ...]) -> int:
         """Work space of a call, in bytes; see `LiveBytes`."""
-        if str(func) not in NEEDS_WORK_SPACE:
+        if not needs_work_space(func):
             return 0
         key = signature(func, args)
         self.asked.add(key)

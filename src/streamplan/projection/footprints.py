@@ -93,8 +93,7 @@ class TileSimulator:
         self._reserve = reserve
         self._smalls = {name: x.detach() for name, x in smalls.items()}
         self._leaves = {name: x.detach().requires_grad_(x.requires_grad) for name, x in smalls.items()}
-        for leaf in self._leaves.values():
-            leaf.grad = torch.empty_like(leaf) if leaf.requires_grad else None
+        self._sums = {name: torch.empty_like(leaf) for name, leaf in self._leaves.items() if leaf.requires_grad}
         self._maps = {
             name: torch.empty(segment.maps[name].shape, dtype=segment.maps[name].dtype, device=META)
             for name in segment.part.input_maps
@@ -116,8 +115,16 @@ class TileSimulator:
             del run
         return ForwardFootprint(peak_seen(live), tuple(handed))
 
-    def backward(self, index: Index) -> BackwardFootprint:
-        """Compute a tile with autograd and go back."""
+    def backward(self, index: Index, *, is_first: bool = False) -> BackwardFootprint:
+        """Compute a tile with autograd and go back.
+
+        Args:
+            index: The tile.
+            is_first: Whether it is the first of the pass, whose gradients of small tensors begin their sums; they count
+                as its own.
+        """
+        for name, leaf in self._leaves.items():
+            leaf.grad = None if is_first else self._sums.get(name)
         read, received = self._read(index), self._received(index)
         gradients = {
             name: torch.empty(spec.shape, dtype=spec.dtype, device=META)

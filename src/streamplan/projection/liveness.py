@@ -15,7 +15,9 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -49,7 +51,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = in_device_order(func, args, func(*args, **(kwargs or {})))
         for leaf in pytree.tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._see(leaf)
@@ -69,6 +71,28 @@ class LiveBytes(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.current_bytes -= self._alive.pop(key)
+
+
+def in_device_order(func: Any, args: tuple[Any, ...], out: Any) -> Any:
+    """Results of a convolution in the memory order that they have on a device.
+
+    Without data they are contiguous; on a device they are in channels-last order if the map or the weight is.
+    """
+    if "convolution" not in str(func):
+        return out
+    if not any(isinstance(x, Tensor) and suggest_memory_format(x) in _LAST for x in args[:3]):
+        return out
+    results = out if isinstance(out, tuple | list) else (out,)
+    ordered = [_empty_last(x) if isinstance(x, Tensor) and x.dim() in (4, 5) else x for x in results]
+    return type(out)(ordered) if isinstance(out, tuple | list) else ordered[0]
+
+
+def _empty_last(x: Tensor) -> Tensor:
+    order = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=order)
+
+
+_LAST = (torch.channels_last, torch.channels_last_3d)
 
 
 def _name(func: Any, out: Any) -> str:

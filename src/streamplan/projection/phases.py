@@ -2,8 +2,8 @@
 
     forward     parameters, image, tensors made for tiles, cut, carried samples, kept tiles, one tile
     head        the same without the tile, and what the resident part takes, forward and backward
-    backward    parameters, image, tensors made for tiles, gradient of the cut, carried samples and gradients left for
-                them, kept tiles, sums of gradients, gradients of the resident part, one tile with autograd
+    backward    parameters, image, tensors made for tiles, output, gradient of the cut, carried samples and gradients
+                left for them, kept tiles, sums of gradients, gradients of the resident part, one tile with autograd
     end         parameters, image, sums of gradients and the parameters' gradients
 
 Gradients of parameters are not there when a step begins, as `zero_grad()` leaves them.
@@ -11,7 +11,7 @@ Gradients of parameters are not there when a step begins, as `zero_grad()` leave
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamplan.planning.projection import MemoryProjection, PhaseProjection, ProjectedItem
@@ -20,8 +20,10 @@ from streamplan.projection.footprints import BackwardFootprint, Index, Peak
 from streamplan.projection.step import StepSimulator
 from streamplan.runtime.segment import Segment
 
-_MAX_SIMULATED = 2
-"""Kinds of tiles that are simulated in each direction, those with most positions."""
+_MOST_SIMULATED = 6
+"""Tiles that are simulated."""
+_TELLING = 0.6
+"""Size of a tile that may need most, over the size of the largest."""
 _REGIONS_AT_ONCE = 3
 """Regions of an image that is read tile by tile: one that is computed, and two that are on their way."""
 _LEAST_MARGIN = 2**18
@@ -61,10 +63,10 @@ class _Step:
         indices = list(segment.tile_indices())
         num_kept = min(circumstances.keep_tiles, len(indices))
         kept, others = indices[len(indices) - num_kept :], indices[: len(indices) - num_kept]
-        largest = _largest(segment, others)
-        self._forward = [simulator.forward(index) for index in largest]
-        self._backward = [simulator.backward(index) for index in largest]
+        self._forward = [simulator.forward(index) for index in _largest(segment, others)]
+        self._backward = [simulator.backward(index) for index in _largest(segment, others[: len(indices) - 1])]
         self._kept = [simulator.backward(index) for index in kept]
+        self._first = simulator.backward(indices[-1], is_first=True)
         self._carried = count_carried(segment, indices)
         self._cut_bytes = simulator.prepared.plan.costs.cut_bytes
         self._is_returned = any(name in simulator.prepared.graph.outputs for name in segment.outputs)
@@ -82,7 +84,7 @@ class _Step:
         phases = (
             _phase("forward", _peak(self._forward_peaks()).operation, base, self._forward_items()),
             _phase("head", self._simulator.head.peak.operation, base, self._head_items()),
-            _phase("backward", _peak(self._backward_peaks()).operation, base, self._backward_items()),
+            _phase("backward", self._backward_operation(), base, self._backward_items()),
             _phase("end", "", base, self._end_items()),
         )
         host_bytes = self._carried.all_bytes if self._circumstances.are_carries_on_host else 0
@@ -104,9 +106,6 @@ class _Step:
 
     def _forward_peaks(self) -> list[Peak]:
         return [found.peak for found in self._forward] + [found.forward_peak for found in self._kept]
-
-    def _backward_peaks(self) -> list[Peak]:
-        return [found.peak for found in (*self._backward, *self._kept)]
 
     def _forward_items(self) -> dict[str, int]:
         items = {"cut": self._cut_bytes, **self._kept_carries()}
@@ -133,30 +132,43 @@ class _Step:
     def _backward_items(self) -> dict[str, int]:
         head = self._simulator.head
         items = {
+            "output": head.output_bytes,
             "cut": self._cut_bytes if self._is_returned else 0,
             "gradient of the cut": head.cut_gradient_bytes or self._cut_bytes,
             "gradients of the resident part": head.gradient_bytes,
-            "sums of gradients": self._simulator.own.sums,
             **self._kept_carries(),
         }
-        candidates: list[dict[str, int]] = []
-        if self._backward:
-            found = max(self._backward, key=lambda found: found.peak.total_bytes)
-            candidates.append({"gradients of carried samples": self._carried.waiting_bytes, **_tile_items(found, 0)})
-        if self._kept:
-            saved = sum(found.saved_bytes for found in self._kept)
-            candidates.append({"kept tiles": saved, **_tile_items(self._kept[-1], self._kept[-1].saved_bytes)})
-        return items | max(candidates, key=_total)
+        return items | max((tile_items for tile_items, _ in self._backward_moments()), key=_total)
+
+    def _backward_operation(self) -> str:
+        return max(self._backward_moments(), key=lambda moment: _total(moment[0]))[1].operation
+
+    def _backward_moments(self) -> Iterator[tuple[dict[str, int], Peak]]:
+        """What tiles take when they are differentiated: the first, of which others are kept, and later ones."""
+        saved = sum(found.saved_bytes for found in self._kept)
+        yield {"kept tiles": saved, **_tile_items(self._first, min(saved, self._first.saved_bytes))}, self._first.peak
+        later = {
+            "sums of gradients": self._simulator.own.sums,
+            "gradients of carried samples": self._carried.waiting_bytes,
+        }
+        for place in range(len(self._kept) - 1):
+            found = self._kept[place]
+            saved = sum(other.saved_bytes for other in self._kept[: place + 1])
+            yield {**later, "kept tiles": saved, **_tile_items(found, found.saved_bytes)}, found.peak
+        for found in self._backward:
+            yield {**later, **_tile_items(found, 0)}, found.peak
 
     def _end_items(self) -> dict[str, int]:
-        """Tensors made for tiles go as their gradients are passed on."""
-        own = self._simulator.own
-        return {
+        """When the last tile is done, or later, when tensors made for tiles go as their gradients are passed on."""
+        own, head = self._simulator.own, self._simulator.head
+        held = {"output": head.output_bytes, "cut": self._cut_bytes if self._is_returned else 0}
+        is_held = self._is_returned and len(self._simulator.segment.outputs) > 1  # autograd lets several go together
+        at_first = {"gradient of the cut": self._cut_bytes if is_held else 0}
+        later = {
             "tensors made for tiles": -own.made,
-            "cut": 2 * self._cut_bytes if self._is_returned else 0,
-            "sums of gradients": own.sums,
-            "gradients of parameters": own.streamed_gradients + self._simulator.head.gradient_bytes,
+            "gradients of parameters": own.streamed_gradients + head.gradient_bytes,
         }
+        return held | {"sums of gradients": own.sums} | max((at_first, later), key=_total)
 
 
 def _peak(peaks: Sequence[Peak]) -> Peak:
@@ -191,14 +203,26 @@ def _phase(name: str, operation: str, base: Mapping[str, int], of_phase: Mapping
 
 
 def _largest(segment: Segment, indices: Sequence[Index]) -> list[Index]:
-    """One tile of each of the kinds with most to compute."""
-    positions: dict[Index, tuple[float, Index]] = {}
+    """The largest tile of every place in the image: what autograd keeps of a sample differs between them.
+
+    Places are the first step along an axis, those after it, and those when the image has ended; small tiles are left
+    out.
+    """
+    sizes: dict[Index, tuple[float, Index]] = {}
+    by_kind: dict[Index, Index] = {}
     for index in indices:
-        kind = segment.kind(index)
-        if kind not in positions:
-            positions[kind] = (_region_bytes(segment, index, tuple(segment.maps)), index)
-    ranked = sorted(positions.values(), reverse=True)
-    return [index for _, index in ranked[:_MAX_SIMULATED]]
+        by_kind.setdefault(segment.kind(index), index)
+    for index in by_kind.values():
+        size, place = _region_bytes(segment, index, tuple(segment.maps)), _place(segment, index)
+        sizes[place] = max(sizes.get(place, (0.0, index)), (size, index))
+    ranked = sorted(sizes.values(), reverse=True)
+    return [index for size, index in ranked[:_MOST_SIMULATED] if size >= _TELLING * ranked[0][0]]
+
+
+def _place(segment: Segment, index: Index) -> Index:
+    """Of a tile, along each axis: 0 for the first step, 2 when the image has ended, 1 otherwise."""
+    pairs = zip(index, segment.schedules, strict=True)
+    return tuple(0 if i == 0 else 1 + (s.boundaries[i + 1] == s.boundaries[-1]) for i, s in pairs)
 
 
 def _region_bytes(segment: Segment, index: Index, names: Sequence[str]) -> float:

@@ -51,6 +51,8 @@ class HeadFootprint:
     gradient_bytes: int
     """Of its parameters."""
     cut_gradient_bytes: int
+    output_bytes: int
+    """Of what it returns, which the caller has until the backward pass has ended."""
 
 
 class _CutValue(torch.autograd.Function):
@@ -86,7 +88,7 @@ class StepSimulator:
         self._smalls, self._made = self._prepare()
         self._tiles = TileSimulator(self.segment, self._smalls, (), reserve)
         self._forward: dict[Index, ForwardFootprint] = {}
-        self._backward: dict[Index, BackwardFootprint] = {}
+        self._backward: dict[tuple[Index, bool], BackwardFootprint] = {}
 
     def _prepare(self) -> tuple[dict[str, Tensor], int]:
         """Small tensors of the tiles, and the bytes that came with them."""
@@ -145,6 +147,9 @@ class StepSimulator:
         with LiveBytes(self._reserve, known) as live:
             result = self._program.head(self._model, *(values[name] for name in self._program.program.head_inputs))
             outputs = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor) and x.requires_grad]
+            there = {x.untyped_storage()._cdata for x in known}
+            own = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in outputs}
+            output_bytes = sum(count for key, count in own.items() if key not in there)
             seeds = [torch.empty_like(x) for x in outputs]
             del result, values
             if outputs:
@@ -153,7 +158,7 @@ class StepSimulator:
         gradients = sum(p.grad.nbytes for p in self._model.parameters() if p.grad is not None)
         for parameter in self._model.parameters():
             parameter.grad = None
-        return HeadFootprint(peak_seen(live), gradients, sum(arrived.values()))
+        return HeadFootprint(peak_seen(live), gradients, sum(arrived.values()), output_bytes)
 
     def forward(self, index: Index) -> ForwardFootprint:
         """A tile without autograd; those of a kind are alike."""
@@ -162,12 +167,12 @@ class StepSimulator:
             self._forward[kind] = self._tiles.forward(index)
         return self._forward[kind]
 
-    def backward(self, index: Index) -> BackwardFootprint:
-        """A tile with autograd; those of a kind are alike."""
-        kind = self.segment.kind(index)
-        if kind not in self._backward:
-            self._backward[kind] = self._tiles.backward(index)
-        return self._backward[kind]
+    def backward(self, index: Index, *, is_first: bool = False) -> BackwardFootprint:
+        """A tile with autograd; those of a kind are alike, but for the first of the pass."""
+        key = self.segment.kind(index), is_first
+        if key not in self._backward:
+            self._backward[key] = self._tiles.backward(index, is_first=is_first)
+        return self._backward[key]
 
 
 def _drawn(draw: Any) -> Tensor:

@@ -12,6 +12,7 @@ straight line:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,22 +21,21 @@ from torch import Tensor
 
 from streamplan.projection.allocations import peak_of
 
-NEEDS_WORK_SPACE = frozenset(
-    {
-        "aten.convolution.default",
-        "aten.convolution_backward.default",
-        "aten.addmm.default",
-        "aten.mm.default",
-        "aten.bmm.default",
-    }
+_NEEDS = re.compile(
+    r"aten\.(convolution|addmm|mm|bmm|baddbmm|_?(adaptive_)?(max|avg)_pool|native_(layer|group|batch)_norm|upsample_)"
 )
-"""Operations that take work space."""
+"""Operations that take work space, or copy what is not in the order they want."""
 _MAX_BYTES = 64 * 2**20
 """Of the tensors of an operation that is run whole."""
 _SMALL_MAP = 20480
 """Elements of a map up to which torch unrolls windows instead of calling oneDNN."""
 _ROWS = 2
 """The dimension that is shortened, of (batch, channels, rows, ...)."""
+
+
+def needs_work_space(func: Any) -> bool:
+    """Whether an operation takes more than its tensors."""
+    return _NEEDS.match(str(func)) is not None
 
 
 def signature(func: Any, args: Sequence[Any]) -> str:
@@ -53,16 +53,18 @@ def guess_work_space(func: Any, args: Sequence[Any]) -> int:
     """A cautious guess where nothing was measured, in bytes.
 
     The largest operand; of a convolution the weight twice too, and where oneDNN has no kernel for it all windows of the
-    map side by side.
+    map side by side. Pools and norms copy what has gaps or is not in their order.
     """
-    guess = max((_num_bytes(arg) for arg in args if isinstance(arg, Tensor)), default=0)
-    if "convolution" not in str(func):
-        return guess
-    position = _input_position(func)
-    x, weight = args[position], args[position + 1]
-    windows = _num_bytes(x) * (weight.numel() // (weight.shape[0] * weight.shape[1]))
-    is_unrolled = x.dtype == torch.float64 or x.numel() <= _SMALL_MAP
-    return guess + 2 * _num_bytes(weight) + (2 * windows if is_unrolled else 0)
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    guess = max(map(_num_bytes, tensors), default=0)
+    if "convolution" in str(func):
+        position = _input_position(func)
+        x, weight = args[position], args[position + 1]
+        windows = _num_bytes(x) * (weight.numel() // (weight.shape[0] * weight.shape[1]))
+        is_unrolled = x.dtype == torch.float64 or x.numel() <= _SMALL_MAP
+        return guess + 2 * _num_bytes(weight) + (2 * windows if is_unrolled else 0)
+    is_copied = "mm" in str(func) or any(x.dim() > 2 and not x.is_contiguous() for x in tensors)
+    return guess if is_copied else 0
 
 
 def measure_work_space(func: Any, args: Sequence[Any], device: torch.device) -> int:
