@@ -20,6 +20,7 @@ from tests.nets.densenet import densenet121
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet_bilinear
+from tests.planned import plan_only
 from tests.runtime.comparison import assert_same_results, run
 from tests.strategies import ALL, Recipe, nets
 
@@ -60,7 +61,7 @@ def compare(recipe: Recipe, data: st.DataObject) -> int:
     except NothingToStreamError:
         return 0
     assert_same_results(run(streamed, model, inputs), run(model, model, inputs), 1e-10, f"tile size {size}")
-    return streamed.plan.num_tiles
+    return streamed._plan.num_tiles
 
 
 @settings(max_examples=40, phases=(Phase.generate,), suppress_health_check=[HealthCheck.too_slow])
@@ -111,7 +112,7 @@ def image() -> Tensor:
 )
 def test_nets(model: nn.Module, size: tuple[int, ...], tile_size: int | tuple[int, ...]) -> None:
     """Among them DenseNet-121, whose receptive field exceeds the image many times: no halo is computed twice."""
-    plan = streamplan.plan(randomize_(model, 0).eval(), size, tile_size, halo="reuse")
+    plan = plan_only(randomize_(model, 0).eval(), size, tile_size, halo="reuse")
     assert plan.num_tiles >= 9
     assert plan.costs.computed_flops <= plan.costs.streamed_flops
     assert streamplan.verify(model, plan=plan).passed
@@ -141,18 +142,18 @@ def test_nothing_is_kept_without_gradients(chain: nn.Module) -> None:
 
 
 def test_plan_survives_json(chain: nn.Module) -> None:
-    plan = streamplan.plan(chain, SIZE, 9, halo="reuse", dtype=torch.float64)
+    plan = plan_only(chain, SIZE, 9, halo="reuse", dtype=torch.float64)
     assert plan.halo == "reuse"
     stored = streamplan.Plan.from_json(plan.to_json())
     assert stored == plan
     streamed = streamplan.compile(chain, plan=stored)
-    assert streamed.plan == plan
+    assert streamed._plan == plan
     x = image()
     assert_same_results(run(streamed, chain, [x]), run(chain, chain, [x]), 1e-10, "stored plan")
 
 
 def test_steps_advance_by_the_tile_size(chain: nn.Module) -> None:
-    plan = streamplan.plan(chain, SIZE, (8, 23), halo="reuse", dtype=torch.float64)
+    plan = plan_only(chain, SIZE, (8, 23), halo="reuse", dtype=torch.float64)
     assert len(set(plan.boundaries[0])) == 5  # four steps in which the image arrives; more may follow
     assert max(plan.inputs[0].max_step) <= 23
     assert plan.inputs[0].max_step[0] <= 8

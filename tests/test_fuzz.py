@@ -15,6 +15,7 @@ from torch import nn
 
 import streamplan
 from streamplan.errors import NothingToStreamError
+from tests.planned import plan_only
 from tests.runtime.comparison import assert_same_results, run
 from tests.strategies import ALL, Recipe, nets, tile_fractions, tile_size
 
@@ -40,20 +41,18 @@ def stream_one(recipe: Recipe, fractions: tuple[float, ...], depth: float) -> in
     model, inputs = recipe.build(), [recipe.draw_input()]
     expected = run(model, model, inputs)
     try:
-        plan = streamplan.plan(model, recipe.input_size, recipe.extents, halo="recompute", dtype=torch.float64)
+        plan = plan_only(model, recipe.input_size, recipe.extents, halo="recompute", dtype=torch.float64)
     except NothingToStreamError:  # the first window covers the whole map
         return 0
     num_tiles = 0
     for cut in ("latest", plan.cuts[int(depth * len(plan.cuts))].values):
         if cut != "latest":
-            plan = streamplan.plan(
-                model, recipe.input_size, recipe.extents, cut=cut, halo="recompute", dtype=torch.float64
-            )
+            plan = plan_only(model, recipe.input_size, recipe.extents, cut=cut, halo="recompute", dtype=torch.float64)
         size = tile_size([fraction**2 for fraction in fractions], plan.smallest_tile_size, recipe.extents)
         streamed = _compile(model, recipe, tuple(map(max, size, plan.smallest_tile_size)), cut)
-        context = f"cut {cut}, tile size {streamed.plan.tile_size}"
+        context = f"cut {cut}, tile size {streamed._plan.tile_size}"
         assert_same_results(run(streamed, model, inputs), expected, _RTOL, context)
-        num_tiles = max(num_tiles, streamed.plan.num_tiles)
+        num_tiles = max(num_tiles, streamed._plan.num_tiles)
         if num_tiles > 1:
             break
     return num_tiles
@@ -65,7 +64,7 @@ def _compile(
     """Compile with a tile size, or a larger one if that gives too many tiles."""
     while True:
         streamed = streamplan.compile(model, recipe.input_size, size, cut=cut, halo="recompute", dtype=torch.float64)
-        if streamed.plan.num_tiles <= _MOST_TILES:
+        if streamed._plan.num_tiles <= _MOST_TILES:
             return streamed
         size = tuple(extent + 3 for extent in size)
 
@@ -98,4 +97,4 @@ class _NoImage(nn.Module):
 
 def test_a_net_without_a_local_part_is_refused() -> None:
     with pytest.raises(NothingToStreamError):
-        streamplan.plan(_NoImage(), (1, 1, 4, 4))
+        plan_only(_NoImage(), (1, 1, 4, 4))

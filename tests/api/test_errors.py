@@ -188,7 +188,7 @@ REFUSALS = [
     ),
     refusal(
         "plan_of_another_version",
-        lambda: stored_plan(version=('"format_version": 3', '"format_version": 99')),
+        lambda: stored_plan(version=('"format_version": 4', '"format_version": 99')),
         errors.PlanMismatchError,
         ValueError,
     ),

@@ -27,6 +27,7 @@ from tests.nets.nfnet import nfnet_f0
 from tests.nets.randomize import randomize_
 from tests.nets.segnet import segnet
 from tests.nets.shufflenet import shufflenet_v2
+from tests.planned import plan_only
 
 ONE_EACH = (1, 1, 1, 1)
 """Blocks per stage of nets whose receptive field must fit a small image."""
@@ -93,8 +94,8 @@ def test_streamed_step_is_the_plain_step(case: Case, tiles: str) -> None:
     halo = "recompute" if tiles == "recompute" else "reuse"
     streamed = streamplan.compile(model, case.size, tile_size, cut=case.cut, halo=halo)
 
-    plan = streamed.plan
-    assert (streamed.plan.num_tiles == 1) == (tiles == "whole")
+    plan = streamed._plan
+    assert (streamed._plan.num_tiles == 1) == (tiles == "whole")
     assert [barrier.reason.split(":")[0] for barrier in plan.barriers[:1]] == [case.ends] * bool(case.ends)
     if case.cut == "latest":
         assert plan.costs.streamed_flops >= 0.97 * plan.costs.flops  # all but the head
@@ -103,10 +104,10 @@ def test_streamed_step_is_the_plain_step(case: Case, tiles: str) -> None:
 
 def _tile_size(case: Case, model: nn.Module, most: int) -> tuple[int, ...]:
     """The smallest feasible tile size, or larger so that a test has at most `most` tiles; never one tile."""
-    smallest = streamplan.plan(model, case.size, case.size[2:], cut=case.cut, halo="recompute").smallest_tile_size
+    smallest = plan_only(model, case.size, case.size[2:], cut=case.cut, halo="recompute").smallest_tile_size
     for step in range(5):
         size = tuple(low + max(0, n - 1 - low) * step // 5 for low, n in zip(smallest, case.size[2:], strict=True))
-        if streamplan.plan(model, case.size, size, cut=case.cut, halo="recompute").num_tiles <= most:
+        if plan_only(model, case.size, size, cut=case.cut, halo="recompute").num_tiles <= most:
             break
     return size
 
@@ -143,7 +144,7 @@ def test_net_is_cut_before_its_first_barrier(case: Case) -> None:
     (where, locality, operation), cut_modules, tile = ENDS[case.name]
     model, image = _net_and_image(case.build, case.size)
     streamed = streamplan.compile(model, case.size, tile)
-    plan = streamed.plan
+    plan = streamed._plan
     assert plan.num_tiles > 1
     assert plan.barriers[0].where.startswith(f"{where} (")
     assert plan.barriers[0].locality == locality
@@ -172,16 +173,16 @@ def test_segnet_is_cut_before_its_first_pool_whatever_cut_is_asked_for() -> None
     """A later cut is refused: indices count positions of the whole map."""
     model = segnet(2, 3).eval()
     size = (1, 3, 64, 64)
-    assert streamplan.plan(model, size, 32).chosen.module_path == "encoders.0.5"
+    assert plan_only(model, size, 32).chosen.module_path == "encoders.0.5"
     with pytest.raises(streamplan.StreamPlanError, match="MaxPool2d"):
-        streamplan.plan(model, size, 32, cut="encoders.1.5")
+        plan_only(model, size, 32, cut="encoders.1.5")
 
 
 @pytest.mark.parametrize("hand", [False, True])
 def test_standardised_weights_do_not_end_the_net(hand: bool) -> None:
     """`F.batch_norm` in training mode and a mean over all of a tensor are local matters if the tensor is a weight."""
     model = nfnet_f0(8, 5, ONE_EACH, squeeze=False, by_hand=hand).eval()
-    plan = streamplan.plan(model, (1, 3, 287, 65), 64)
+    plan = plan_only(model, (1, 3, 287, 65), 64)
     assert [barrier.where.split(" (")[0] for barrier in plan.barriers][:1] == ["adaptive_avg_pool2d"]
     assert plan.chosen.module_path == "final_act"
 

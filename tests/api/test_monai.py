@@ -13,6 +13,7 @@ from torch import nn
 import streamplan
 from tests.api.compare import assert_same_step
 from tests.nets.randomize import randomize_
+from tests.planned import plan_only
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MONAI's own imports warn
@@ -134,11 +135,11 @@ def _net_and_image(build: Callable[[], nn.Module], size: tuple[int, ...]) -> tup
 def test_whole_net_is_streamed_exactly(name: str) -> None:
     build, size = WHOLE_NETS[name]
     model, image = _net_and_image(build, size)
-    plan = streamplan.plan(model, size, size[2:], halo="recompute")
+    plan = plan_only(model, size, size[2:], halo="recompute")
     assert plan.barriers == ()
     assert plan.costs.streamed_flops == plan.costs.flops
     streamed = streamplan.compile(model, size, plan.smallest_tile_size, halo="recompute")
-    assert streamed.plan.num_tiles > 1
+    assert streamed._plan.num_tiles > 1
     assert_same_step(model, streamed, image)
 
 
@@ -146,11 +147,11 @@ def test_whole_net_is_streamed_exactly(name: str) -> None:
 def test_classifier_is_streamed_exactly(name: str) -> None:
     build, size, cut, barrier = CLASSIFIERS[name]
     model, image = _net_and_image(build, size)
-    smallest = streamplan.plan(model, size, size[2:], cut=cut, halo="recompute").smallest_tile_size
+    smallest = plan_only(model, size, size[2:], cut=cut, halo="recompute").smallest_tile_size
     streamed = streamplan.compile(model, size, smallest, cut=cut, halo="recompute")
-    assert streamed.plan.num_tiles > 1
-    assert streamed.plan.barriers[0].reason.startswith(barrier), streamed.plan.barriers[0].reason
-    assert streamed.plan.barriers[0].locality == "global"
+    assert streamed._plan.num_tiles > 1
+    assert streamed._plan.barriers[0].reason.startswith(barrier), streamed._plan.barriers[0].reason
+    assert streamed._plan.barriers[0].locality == "global"
     assert_same_step(model, streamed, image)
 
 
@@ -160,9 +161,9 @@ def test_net_is_cut_before_the_first_global_operation(name: str) -> None:
     model, image = _net_and_image(build, size)
     tile_size = tuple(extent * 3 // 4 for extent in size[2:])
     streamed = streamplan.compile(model, size, tile_size)
-    assert streamed.plan.num_tiles > 1
-    assert streamed.plan.barriers[0].reason.startswith(barrier)
-    assert streamed.plan.costs.streamed_flops < streamed.plan.costs.flops
+    assert streamed._plan.num_tiles > 1
+    assert streamed._plan.barriers[0].reason.startswith(barrier)
+    assert streamed._plan.costs.streamed_flops < streamed._plan.costs.flops
     assert_same_step(model, streamed, image, floor=1e-4)  # a bias before InstanceNorm has no gradient
 
 
@@ -170,7 +171,7 @@ def test_net_is_cut_before_the_first_global_operation(name: str) -> None:
 def test_verify_agrees(name: str) -> None:
     build, size = WHOLE_NETS[name]
     model, _ = _net_and_image(build, size)
-    smallest = streamplan.plan(model, size, size[2:], halo="recompute").smallest_tile_size
+    smallest = plan_only(model, size, size[2:], halo="recompute").smallest_tile_size
     report = streamplan.verify(model, size, smallest, halo="recompute")
     assert report.plan.num_tiles > 1
     assert report.passed
@@ -184,5 +185,5 @@ def test_deep_supervision_head_is_not_run_in_eval_mode() -> None:
     )  # fmt: skip
     model, image = _net_and_image(build, (1, 1, 136, 16))
     streamed = streamplan.compile(model, (1, 1, 136, 16))
-    assert streamed.plan.num_tiles > 1
+    assert streamed._plan.num_tiles > 1
     assert_same_step(model, streamed, image)

@@ -25,6 +25,7 @@ from tests.nets.resnet import resnet18, resnet50
 from tests.nets.tupac import tupac
 from tests.nets.unet import unet, unet3d, unet_bilinear, unet_nearest, unet_valid
 from tests.nets.vgg import vgg11, vgg16, vgg16_bn
+from tests.planned import plan_only
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,14 @@ def _net_and_image(case: Case) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize("tiles", ["smallest", "between"])
 def test_streamed_step_with_recomputed_halos_is_the_plain_step(case: Case, tiles: str) -> None:
     model, image = _net_and_image(case)
-    smallest = streamplan.plan(model, case.size, case.size[2:], cut=case.cut, halo="recompute").smallest_tile_size
+    smallest = plan_only(model, case.size, case.size[2:], cut=case.cut, halo="recompute").smallest_tile_size
     extents = case.size[2:]
     between = tuple((least + extent) // 2 for least, extent in zip(smallest, extents, strict=True))
     tile_size = smallest if tiles == "smallest" else between
 
     streamed = streamplan.compile(model, case.size, tile_size, cut=case.cut, halo="recompute")
-    assert streamed.plan.num_tiles > 1
-    for item in streamed.plan.inputs:
+    assert streamed._plan.num_tiles > 1
+    for item in streamed._plan.inputs:
         assert all(read <= size for read, size in zip(item.max_read, tile_size, strict=True))
     assert_same_step(model, streamed, image)
 
@@ -97,8 +98,8 @@ def test_streamed_step_is_the_plain_step(case: Case) -> None:
     """With carried halos, tiles of a quarter of the image along every axis."""
     model, image = _net_and_image(case)
     streamed = streamplan.compile(model, case.size, tuple(-(-n // 4) for n in case.size[2:]), cut=case.cut)
-    assert streamed.plan.halo == "reuse"
-    assert streamed.plan.num_tiles >= 16
+    assert streamed._plan.halo == "reuse"
+    assert streamed._plan.num_tiles >= 16
     assert_same_step(model, streamed, image)
 
 
@@ -106,7 +107,7 @@ def test_streamed_step_is_the_plain_step(case: Case) -> None:
 def test_one_tile_is_the_whole_image(case: Case) -> None:
     model, image = _net_and_image(case)
     streamed = streamplan.compile(model, case.size, case.size[2:], cut=case.cut)
-    assert streamed.plan.num_tiles == 1
+    assert streamed._plan.num_tiles == 1
     assert_same_step(model, streamed, image)
 
 
@@ -114,10 +115,10 @@ def test_one_tile_is_the_whole_image(case: Case) -> None:
 def test_tiles_of_a_net_that_reads_everything_are_exact_too(case: Case) -> None:
     """Every position of the cut may read the whole image: blocks still are computed one by one."""
     model, image = _net_and_image(case)
-    plan = streamplan.plan(model, case.size, case.size[2:], halo="recompute")
+    plan = plan_only(model, case.size, case.size[2:], halo="recompute")
     several = _divided_by_hand(plan)
     streamed = streamplan.compile(model, plan=several)
-    assert streamed.plan.num_tiles > 1
+    assert streamed._plan.num_tiles > 1
     assert_same_step(model, streamed, image)
 
 
@@ -139,20 +140,20 @@ PUBLISHED_RECEPTIVE_FIELDS = [
 def test_receptive_field_is_the_published_one(
     name: str, build: Callable[[], nn.Module], size: tuple[int, ...], published: int
 ) -> None:
-    plan = streamplan.plan(build().eval(), size, size[2:], halo="recompute")
+    plan = plan_only(build().eval(), size, size[2:], halo="recompute")
     assert plan.chosen.receptive_field == (published, published)
     assert plan.smallest_tile_size == (published, published)
 
 
 def test_smallest_tile_is_the_smallest() -> None:
-    plan = streamplan.plan(vgg11(2, 5).eval(), (1, 3, 97, 283), 40, cut="features.5", halo="recompute")
+    plan = plan_only(vgg11(2, 5).eval(), (1, 3, 97, 283), 40, cut="features.5", halo="recompute")
     assert plan.smallest_tile_size == (10, 10)  # two 3x3 convolutions, each before a 2x2 pool: 1 -> 2 -> 4 -> 8 -> 10
 
 
 def test_input_transform_of_pretrained_inception_is_streamed() -> None:
     """It takes the channels apart with `x[:, 0]`, `unsqueeze` and `cat`; all of that is local."""
     model = inception_v3(2, 5, transform_input=True).eval()
-    with_transform = streamplan.plan(model, (1, 3, 107, 107), 32)
-    without = streamplan.plan(inception_v3(2, 5).eval(), (1, 3, 107, 107), 32)
+    with_transform = plan_only(model, (1, 3, 107, 107), 32)
+    without = plan_only(inception_v3(2, 5).eval(), (1, 3, 107, 107), 32)
     assert with_transform.chosen.shapes == without.chosen.shapes
     assert with_transform.chosen.streamed_flops == without.chosen.streamed_flops > 0

@@ -89,7 +89,7 @@ def test_a_windowed_module(register: Callable[..., None], name: str, halo: str) 
     assert reasons(model, *x.shape) == []
     for tile_size in (16, 23, 40):
         streamed = assert_streams_like_plain(model, [x], tile_size, halo=halo)
-        assert streamed.plan.num_tiles > 1 or tile_size == 40
+        assert streamed._plan.num_tiles > 1 or tile_size == 40
 
 
 @pytest.mark.parametrize("tile_size", [3, 8, (21, 5)])
@@ -97,7 +97,7 @@ def test_a_pointwise_module_of_two_maps(register: Callable[..., None], tile_size
     model = OneMixed().double()
     register(Mixed, MIXED)
     streamed = assert_streams_like_plain(model, [image()], tile_size)
-    assert streamed.plan.barriers == ()
+    assert streamed._plan.barriers == ()
     assert 'scale=w["mixed.scale"], powers=(1, 2)), "mixed")' in streamed.source
 
 
@@ -120,7 +120,7 @@ def test_a_parametrized_module(register: Callable[..., None]) -> None:
     register(Depthwise, DEPTHWISE)
     parametrizations.weight_norm(model.depthwise)
     streamed = assert_streams_like_plain(model, [image(1, 2, 17, 12)], 9)
-    assert streamed.plan.barriers == ()
+    assert streamed._plan.barriers == ()
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, float("inf")])
@@ -218,7 +218,7 @@ def test_a_function_is_seen_however_it_is_reached(register: Callable[..., None],
     register(swish, LocalRule.pointwise())
     for tile_size in (7, 12):
         streamed = assert_streams_like_plain(model, [image()], tile_size)
-        assert streamed.plan.barriers == ()
+        assert streamed._plan.barriers == ()
         assert 'swish(before, beta=w["beta"]' in streamed.source.replace("swish_1(", "swish(")
 
 
@@ -227,7 +227,7 @@ def test_a_function_with_free_variables(register: Callable[..., None]) -> None:
     code = function.__code__
     register(function, LocalRule.pointwise())
     streamed = assert_streams_like_plain(Reaching(function).double(), [image()], 8)
-    assert streamed.plan.barriers == ()
+    assert streamed._plan.barriers == ()
     assert function.__code__ is code
 
 
@@ -267,7 +267,7 @@ def test_an_autograd_function(register: Callable[..., None]) -> None:
     register(Sine, LocalRule.pointwise())
     for tile_size in (6, 13):
         streamed = assert_streams_like_plain(model, [image()], tile_size)
-        assert streamed.plan.barriers == ()
+        assert streamed._plan.barriers == ()
     assert 'Sine_apply(before, w["beta"])' in streamed.source
 
 
@@ -278,7 +278,7 @@ def test_a_function_of_torch(register: Callable[..., None]) -> None:
     register(torch.sinc, LocalRule.pointwise(sinc_of))
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Net(lambda n, x: torch.sinc(x))).double()
     streamed = assert_streams_like_plain(model, [image()], 8)
-    assert streamed.plan.barriers == ()
+    assert streamed._plan.barriers == ()
     assert "sinc_of(" in streamed.source
 
 
@@ -324,7 +324,7 @@ def test_two_functions_of_one_name_stay_apart(register: Callable[..., None]) -> 
     register(two, LocalRule.pointwise())
     model = Net(lambda n, x: two(n.conv(one(n.conv(x)))), conv=nn.Conv2d(3, 3, 3)).double()
     streamed = assert_streams_like_plain(model, [image()], 9)
-    assert streamed.plan.barriers == ()
+    assert streamed._plan.barriers == ()
 
 
 def test_a_streamed_module_survives_pickling(register: Callable[..., None]) -> None:
@@ -358,7 +358,7 @@ def test_a_compiled_module_keeps_its_program(register: Callable[..., None]) -> N
     register(swish, LocalRule.pointwise())
     model = Reaching(swish).double()
     streamed = streamplan.compile(model, (2, 3, 21, 18), 9)
-    stored = streamplan.Plan.from_json(streamed.plan.to_json())
+    stored = streamplan.Plan.from_json(streamed._plan.to_json())
     expected, source = run(model, model, [image()]), streamed.source
     register(swish, LocalRule.pointwise(lambda x, beta: x * 0 + beta), override=True)
     assert_same_results(run(streamed, model, [image()]), expected, 1e-10)
@@ -531,7 +531,7 @@ def test_a_rule_of_a_class_of_its_own(register: Callable[..., None]) -> None:
     register(Scaled, Constant())
     model = nn.Sequential(nn.Conv2d(3, 2, 3), Scaled()).double()
     streamed = assert_streams_like_plain(model, [image()], 9)
-    assert streamed.plan.barriers == ()
+    assert streamed._plan.barriers == ()
     assert '* w["1.scale"]' in streamed.source
 
 

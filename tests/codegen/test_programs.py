@@ -94,7 +94,7 @@ def test_the_approved_program_computes_the_net(name: str) -> None:
     build, _, tile_size = CASES[name]
     model, inputs = build().double().eval(), [x.double() for x in inputs_of(name)]
     streamed = streamplan.compile(model, tile_size=tile_size, example_inputs=tuple(inputs))
-    assert streamed.plan.num_tiles > 1
+    assert streamed._plan.num_tiles > 1
     assert_same_results(run(streamed, model, inputs), run(model, model, inputs), 1e-10)
 
 
@@ -148,7 +148,7 @@ def test_saved_source_is_a_module_of_its_own(tmp_path: Path) -> None:
     namespace: dict[str, Any] = {}
     exec(compile(text, str(path), "exec"), namespace)
     assert {"prologue", "tile", "head"} <= namespace.keys()
-    cut = torch.randn(1, *streamed.plan.chosen.shapes[0][1:])
+    cut = torch.randn(1, *streamed._plan.chosen.shapes[0][1:])
     expected = streamed.fc(cut.mean((2, 3)))
     torch.testing.assert_close(namespace["head"](streamed, cut), expected, rtol=1e-5, atol=1e-6)
 

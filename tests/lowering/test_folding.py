@@ -86,7 +86,7 @@ def image() -> Tensor:
 def test_gradients_are_exact(name: str, halo: str) -> None:
     model = built(name)
     streamed = streamplan.compile(model, SIZE, 11, halo=halo)
-    assert streamed.plan.num_tiles > 1
+    assert streamed._plan.num_tiles > 1
     assert streamed.source.count('    yield "') == 2 * FOLDED[name][1]
     assert streamed.source.count("batch_norm") == (0 if FOLDED[name][1] else 1)
     assert_same_results(run(streamed, model, [image()]), run(model, model, [image()]), 1e-12, name)

@@ -7,7 +7,7 @@ import torch
 import torch.utils.flop_counter
 from torch import nn
 
-import streamplan
+from tests.planned import plan_only
 
 H, W = 20, 12
 DOUBLE = 8
@@ -25,7 +25,7 @@ def conv_flops(kernel: int, channels_in: int, channels: int, positions: int) -> 
 
 
 def test_the_whole_net_in_one_tile() -> None:
-    costs = streamplan.plan(two_convs(), (2, 3, H, W), max(H, W)).costs
+    costs = plan_only(two_convs(), (2, 3, H, W), max(H, W)).costs
     flops = conv_flops(3, 3, 4, 2 * H * W) + conv_flops(5, 4, 5, 2 * H * W)
     assert (costs.flops, costs.streamed_flops, costs.computed_flops) == (flops, flops, flops)
     activations = 2 * H * W * (4 + 4 + 5) * DOUBLE
@@ -35,7 +35,7 @@ def test_the_whole_net_in_one_tile() -> None:
 
 
 def test_recomputed_halos_are_counted() -> None:
-    plan = streamplan.plan(
+    plan = plan_only(
         two_convs(), (1, 3, H, W), (13, W), halo="recompute"
     )  # 10 rows of the cut read 13 of the image, at each end
     assert plan.boundaries == ((0, 10, 20), (0, W))
@@ -47,7 +47,7 @@ def test_recomputed_halos_are_counted() -> None:
 
 def test_shares_of_an_early_cut() -> None:
     model = nn.Sequential(two_convs(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 7)).double()
-    plan = streamplan.plan(model, (1, 3, H, W), 13, cut="0.1")
+    plan = plan_only(model, (1, 3, H, W), 13, cut="0.1")
     first = conv_flops(3, 3, 4, H * W)
     second = conv_flops(5, 4, 5, H * W)
     assert plan.costs.streamed_flops == first
@@ -62,13 +62,13 @@ def test_shares_of_an_early_cut() -> None:
 
 def test_an_in_place_activation_costs_no_memory() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)).double()
-    assert streamplan.plan(model, (1, 3, H, W), 9).costs.activation_bytes == 4 * H * W * DOUBLE
+    assert plan_only(model, (1, 3, H, W), 9).costs.activation_bytes == 4 * H * W * DOUBLE
 
 
 @pytest.mark.parametrize("tile_size", [7, 8, 11, 15, 20])
 def test_computed_flops_are_the_sum_over_the_tiles(tile_size: int) -> None:
     model = two_convs(padding=0)
-    plan = streamplan.plan(model, (1, 3, H, W), (tile_size, W), halo="recompute")
+    plan = plan_only(model, (1, 3, H, W), (tile_size, W), halo="recompute")
     total = 0
     for start, stop in zip(plan.boundaries[0], plan.boundaries[0][1:], strict=False):
         x = torch.zeros(1, 3, stop - start + 6, W, dtype=torch.float64)  # what a block of an unpadded net reads
@@ -79,7 +79,7 @@ def test_computed_flops_are_the_sum_over_the_tiles(tile_size: int) -> None:
 
 
 def test_candidates_grow_along_the_net() -> None:
-    plan = streamplan.plan(two_convs(), (1, 3, H, W), 9)
+    plan = plan_only(two_convs(), (1, 3, H, W), 9)
     fields = [candidate.receptive_field for candidate in plan.cuts]
     assert fields == [(3, 3), (3, 3), (7, 7)]
     assert [candidate.cut_bytes for candidate in plan.cuts] == [channels * H * W * DOUBLE for channels in (4, 4, 5)]

@@ -89,5 +89,5 @@ def test_what_is_not_a_plan_is_refused(text: str) -> None:
 
 def test_json_is_plain() -> None:
     data = json.loads(streamplan.plan(resnet18(width=4, num_classes=2).eval(), SIZE, 64).to_json())
-    assert data["format_version"] == 3
+    assert data["format_version"] == 4
     assert data["inputs"][0]["shape"] == list(SIZE)

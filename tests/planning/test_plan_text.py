@@ -51,3 +51,10 @@ def test_an_early_cut_is_warned_of() -> None:
     plan = streamplan.plan(SqueezeExcite().eval(), (1, 3, 1024, 1024), 256)
     assert "WARNING: less than half" in str(plan)
     assert_report(plan, "squeeze_excite")
+
+
+def test_json_is_the_golden_one() -> None:
+    """Fields are only added or changed together with `FORMAT_VERSION`."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3)).eval()
+    plan = streamplan.plan(net, (1, 3, 64, 48), memory_budget="1MiB", optimizer="adam")
+    assert_matches_golden(plan.to_json(), "plans/small_net_json")

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import streamplan
 from streamplan.analysis.regions import pull_regions
 from streamplan.geometry import Interval
 from streamplan.options import Options
 from streamplan.planning import PreparedPlan, prepare_plan
 from streamplan.planning.arguments import CallArguments
 from streamplan.rules import registered_ops
+from tests.planned import plan_only
 from tests.rules.pointwise_examples import POINTWISE
 from tests.rules.spellings import Example
 from tests.rules.windowed_examples import WINDOWED
@@ -69,7 +69,7 @@ def test_the_smallest_tile_divides_the_map(sample: Example) -> None:
     prepared = prepare(sample, sample.model())
     part, smallest = prepared.part, prepared.plan.smallest_tile_size
     inputs = tuple(sample.inputs())
-    plan = streamplan.plan(sample.model(), tile_size=smallest, example_inputs=inputs, halo="recompute")
+    plan = plan_only(sample.model(), tile_size=smallest, example_inputs=inputs, halo="recompute")
     for axis, low in enumerate(smallest):
         has_positions = all(part.extents[name][axis] > 1 for name in part.frontier)
         assert (plan.grid[axis] > 1) == has_positions or low >= _image_extents(prepared)[axis]

@@ -43,7 +43,7 @@ class UnderAutocast(nn.Module):
 def test_streamed_is_as_near_to_exact_as_plain_is() -> None:
     model = built()
     streamed = streamplan.compile(model, SIZE, 14)
-    assert streamed.plan.num_tiles > 1
+    assert streamed._plan.num_tiles > 1
     exact = run(model, model, [image()])
     plain = run(UnderAutocast(model), model, [image()])
     ours = run(UnderAutocast(streamed), model, [image()])
@@ -73,7 +73,7 @@ def test_recomputation_enters_autocast_again() -> None:
         out.float().sum().backward()
     finally:
         torch.nn.functional.avg_pool2d = plain_conv
-    assert len(dtypes) == 2 * streamed.plan.num_tiles - 1  # the last tile is computed once
+    assert len(dtypes) == 2 * streamed._plan.num_tiles - 1  # the last tile is computed once
     assert len(set(dtypes)) == 1
     assert not torch.is_autocast_enabled("cpu")
 

@@ -97,7 +97,7 @@ def test_gradients_into_arrays(late: Late, halo: str) -> None:
     x = torch.from_numpy(image)[None].requires_grad_()
     model(x).square().sum().backward()
     streamed(Source(image, gradient=gradient)).square().sum().backward()
-    assert late.num_fetched == streamed.plan.num_tiles + 1  # the shares, and which blocks are zero
+    assert late.num_fetched == streamed._plan.num_tiles + 1  # the shares, and which blocks are zero
     assert_near(torch.from_numpy(gradient)[None], x.grad, "gradient", 1e-10)
 
 
@@ -133,7 +133,7 @@ def test_carried_samples_come_back_one_tile_early(monkeypatch: pytest.MonkeyPatc
         kept.append(len(self._returning))
 
     def taking(self: KeptCarries, index: tuple[int, ...]) -> dict[tuple[str, int], Tensor]:
-        assert index in self._returning or index[0] in (0, streamed.plan.grid[0] - 1)
+        assert index in self._returning or index[0] in (0, streamed._plan.grid[0] - 1)
         return waiting(self, index)
 
     output = streamed(torch.rand(SIZE))

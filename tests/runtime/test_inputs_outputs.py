@@ -40,8 +40,8 @@ def test_two_images_of_different_sizes() -> None:
 
     model = net(forward, a=conv(), b=conv())
     streamed = assert_streams_like_plain(model, [draw(*IMAGE), draw(2, 3, 10, 8)], 9)
-    assert streamed.plan.num_tiles > 4
-    assert [image.shape for image in streamed.plan.inputs] == [IMAGE, (2, 3, 10, 8)]
+    assert streamed._plan.num_tiles > 4
+    assert [image.shape for image in streamed._plan.inputs] == [IMAGE, (2, 3, 10, 8)]
 
 
 def test_a_small_image_is_enlarged() -> None:
@@ -67,7 +67,7 @@ def test_a_vector_per_image_is_a_small_tensor() -> None:
 
     model = net(forward, a=conv(), scale=nn.Linear(5, 4))
     streamed = assert_streams_like_plain(model, [draw(*IMAGE), draw(2, 5)], 8)
-    assert streamed.plan.num_tiles > 4
+    assert streamed._plan.num_tiles > 4
     assert "prologue" in streamed.source
 
 
@@ -80,7 +80,7 @@ def test_outputs_of_different_strides() -> None:
 
     model = net(forward, a=conv(), b=conv(4, 2, stride=3))
     streamed = assert_streams_like_plain(model, [draw(*IMAGE)], 15)
-    assert streamed.plan.num_tiles > 1
+    assert streamed._plan.num_tiles > 1
     result = streamed(draw(*IMAGE))
     assert list(result) == ["fine", "rest", "again"]
     assert isinstance(result["rest"], tuple)

@@ -12,6 +12,7 @@ from streamplan.runtime.passes import ForwardResult, forward_pass
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet_bilinear
+from tests.planned import plan_only
 from tests.runtime.comparison import assert_same_results, run
 
 NETS = {
@@ -45,7 +46,7 @@ def test_the_plan_tells_their_bytes(
     streamed = streamplan.compile(model, size, tile_size, halo="reuse", carries=carries)  # type: ignore[arg-type]
     x = torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-10)
-    assert measured[0] == streamed.plan.costs.carry_bytes > 0
+    assert measured[0] == streamed._plan.costs.carry_bytes > 0
     assert kept_bytes(results[0]) == 0  # the backward pass has used them up
     with torch.no_grad():
         streamed(x)
@@ -54,17 +55,17 @@ def test_the_plan_tells_their_bytes(
 
 def test_larger_steps_carry_less() -> None:
     model = resnet18().eval()
-    few, many = (streamplan.plan(model, (1, 3, 2048, 2048), (step, 2048)).costs.carry_bytes for step in (512, 128))
+    few, many = (plan_only(model, (1, 3, 2048, 2048), (step, 2048)).costs.carry_bytes for step in (512, 128))
     assert 0 < 2 * few < many
 
 
 def test_nothing_is_carried_with_recomputed_halos() -> None:
-    plan = streamplan.plan(resnet18().eval(), (1, 3, 2048, 2048), 1024, halo="recompute")
+    plan = plan_only(resnet18().eval(), (1, 3, 2048, 2048), 1024, halo="recompute")
     assert plan.costs.carry_bytes == 0
 
 
 def test_auto_reuses_and_says_why() -> None:
-    plan = streamplan.plan(resnet18().eval(), (1, 3, 2048, 2048), 1024)
+    plan = plan_only(resnet18().eval(), (1, 3, 2048, 2048), 1024)
     assert plan.halo == "reuse"
     text = str(plan)
     assert "every value is computed once per pass" in text
@@ -75,8 +76,8 @@ def test_auto_reuses_and_says_why() -> None:
 def test_recompute_factor_is_that_of_such_a_plan() -> None:
     """Away from the borders: one axis of a long image, in the same steps."""
     model, size = resnet18().eval(), (1, 3, 16384, 64)
-    reuse = streamplan.plan(model, size, (1024, 64))
-    recompute = streamplan.plan(model, size, (1024 + 434, 64), halo="recompute")
+    reuse = plan_only(model, size, (1024, 64))
+    recompute = plan_only(model, size, (1024 + 434, 64), halo="recompute")
     assert recompute.grid == (16, 1)
     factor = recompute.costs.computed_flops / recompute.costs.streamed_flops
     assert reuse.costs.recompute_factor == pytest.approx(factor, rel=0.05)
@@ -113,4 +114,4 @@ def test_they_lie_in_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     ((count, storages),) = results
     assert count > 500
     assert len(storages) <= 3
-    assert sum(size for _, size in storages) < 1.1 * streamed.plan.costs.carry_bytes
+    assert sum(size for _, size in storages) < 1.1 * streamed._plan.costs.carry_bytes

@@ -35,7 +35,7 @@ def test_same_results_and_no_second_computation(keep_tiles: int, halo: str, monk
     monkeypatch.setattr(runners, "run_tile", counting)
     x = torch.randn(SIZE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-10)
-    num_tiles = streamed.plan.num_tiles
+    num_tiles = streamed._plan.num_tiles
     assert num_tiles > 3
     assert len(counted) == num_tiles
     assert counted.total() == 2 * num_tiles - min(keep_tiles, num_tiles)

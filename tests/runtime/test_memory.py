@@ -53,7 +53,7 @@ def above_what_grows(num_rows: int, trace: Path, halo: str) -> int:
     image = torch.randn(1, 3, num_rows, 96, generator=torch.Generator().manual_seed(0))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    costs = streamed.plan.costs
+    costs = streamed._plan.costs
     return peak_bytes(streamed, image, trace) - 2 * costs.cut_bytes - costs.carry_bytes
 
 

@@ -117,7 +117,7 @@ def test_the_message() -> None:
     streamed = streamplan.compile(model, (1, 3, 4096, 4096), (512, 2048), cut="layer3", keep_tiles=2)
     (executable,) = streamed._executables.values()
     memory = CallMemory("cuda", 3 * 4096**2 * 4, "device", False, 1 << 20, 3 << 20, is_differentiated=True)
-    progress = Progress(streamed.plan.num_tiles, memory, None, "forward", (1, 0), 2)
+    progress = Progress(streamed._plan.num_tiles, memory, None, "forward", (1, 0), 2)
     texts = []
     for phase in get_args(Phase):
         progress.phase, progress.index = phase, None if phase in ("preparation", "head") else (1, 0)

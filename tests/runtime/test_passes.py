@@ -27,7 +27,7 @@ def small_net() -> nn.Sequential:
 def streamed_net() -> tuple[nn.Sequential, StreamedModule]:
     model = small_net()
     streamed = streamplan.compile(model, SIZE, 9)
-    assert streamed.plan.num_tiles > 4
+    assert streamed._plan.num_tiles > 4
     return model, streamed
 
 
@@ -55,7 +55,7 @@ def test_an_exception_in_a_tile_leaves_nothing_behind(monkeypatch: pytest.Monkey
         return plain_tanh(x)
 
     monkeypatch.setattr(torch, "tanh_", failing_tanh)
-    for fail_at in (3, streamed.plan.num_tiles + 3):  # noqa: B007 - in the forward, then in the backward pass
+    for fail_at in (3, streamed._plan.num_tiles + 3):  # noqa: B007 - in the forward, then in the backward pass
         calls = 0
         with pytest.raises(ArithmeticError):
             run(streamed, model, [image()])

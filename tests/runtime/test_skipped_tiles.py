@@ -42,4 +42,4 @@ def test_tiles_without_a_gradient_are_skipped(halo: str, rows: tuple[int, int], 
         assert_near(gradient, expected[name], name, 1e-12)
     least, most = num_computed
     assert least <= sum(calls) <= most
-    assert len(calls) - sum(calls) == streamed.plan.num_tiles
+    assert len(calls) - sum(calls) == streamed._plan.num_tiles

@@ -97,7 +97,7 @@ def test_training_step_from_an_array(halo: str, keep_tiles: int) -> None:
     assert_near(found.detach(), expected.detach(), "output", 1e-12)
     for name, p in model.named_parameters():
         assert_near(p.grad, gradients[name], name, 1e-10)
-    num_tiles = streamed.plan.num_tiles
+    num_tiles = streamed._plan.num_tiles
     assert recording.num_reads == 2 * num_tiles - keep_tiles
     assert recording.largest < array.size
     assert all(name.startswith("streamplan-read") for name in recording.threads)

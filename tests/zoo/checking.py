@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 import streamplan
 from streamplan.errors import StreamPlanError
 from tests.nets.randomize import randomize_
+from tests.planned import plan_only
 from tests.zoo.monai_nets import ZOO, ZooNet
 
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -140,7 +141,7 @@ def _random_model(entry: ZooNet, arguments: tuple[Any, ...]) -> nn.Module:
 
 def _plan_and_verify(model: nn.Module, arguments: tuple[Any, ...], dtype: torch.dtype) -> Outcome:
     extents = tuple(arguments[0].shape[2:])
-    latest = streamplan.plan(model, tile_size=extents, example_inputs=arguments, halo="recompute")
+    latest = plan_only(model, tile_size=extents, example_inputs=arguments, halo="recompute")
     plan = next(_tiled_plans(model, arguments, latest), latest)
     reports = [_verify(model, arguments, plan, dtype, halo) for halo in HALOS]
     wrong = [f"{halo}: {r.worst.kind} {r.worst.name}" for halo, r in zip(HALOS, reports, strict=True) if not r.passed]
@@ -180,7 +181,7 @@ def _tiled_plans(model: nn.Module, arguments: tuple[Any, ...], latest: streampla
         for fraction in _TILE_FRACTIONS:
             least = map(min, sizes, extents)
             tile_size = tuple(round(n + fraction * (extent - n)) for n, extent in zip(least, extents, strict=True))
-            plan = streamplan.plan(model, example_inputs=arguments, tile_size=tile_size, cut=cut, halo="recompute")
+            plan = plan_only(model, example_inputs=arguments, tile_size=tile_size, cut=cut, halo="recompute")
             if _FEWEST_TILES <= plan.num_tiles <= _MOST_TILES:
                 yield plan
 

@@ -27,7 +27,7 @@ from streamplan.api.requests import bind_call, check_model, cut_option, resolve_
 from streamplan.errors import VerificationError
 from streamplan.ir import TensorSpec
 from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_passes
-from streamplan.planning import Plan
+from streamplan.planning import Plan, build_plan
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.model import default_device
 
@@ -110,7 +110,8 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     Args:
         model: The model.
         input_size: Size of a random image, batch and channels included.
-        tile_size: As for `compile`.
+        tile_size: As for `compile`, but that None takes a quarter of the image along each axis, or more if that is not
+            feasible.
         inputs: Instead of `input_size`: real inputs, a tensor, a tuple of positional or a dict of keyword arguments.
         plan: A plan whose cut, tile size, halo, BatchNorm policy and passes to verify instead of those given; also
             its input size, if no other is given.
@@ -137,18 +138,17 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         if plan is None
         else plan.options
     )
-    streamed = StreamedModule(
-        copy.deepcopy(plain),
-        CallArguments.of_tensors(args, kwargs),
-        dataclasses.replace(options, tile_size=options.tile_size if tile_size is None else tile_size),
-        device=default_device(plain),
-    )
+    arguments, device = CallArguments.of_tensors(args, kwargs), default_device(plain)
+    options = dataclasses.replace(options, tile_size=options.tile_size if tile_size is None else tile_size)
+    if options.tile_size is None:
+        options = dataclasses.replace(options, tile_size=build_plan(plain, arguments, options, device).tile_size)
+    streamed = StreamedModule(copy.deepcopy(plain), arguments, options, device=device)
     actual = _run(streamed, streamed, args, kwargs, seed)
     with streamed.reference_mode(plain):
         same_masks = streamed._reference(plain) if streamed._has_streamed_dropout else plain
         expected = _run(plain, same_masks, args, kwargs, seed)
     report = VerificationReport(
-        tuple(_compare(expected, actual, rtol, dtype)), rtol, str(dtype).removeprefix("torch."), streamed.plan
+        tuple(_compare(expected, actual, rtol, dtype)), rtol, str(dtype).removeprefix("torch."), streamed._plan
     )
     if raise_exception and not report.passed:
         worst = report.worst

@@ -21,7 +21,7 @@ from streamplan.options import Options
 from streamplan.planner.budget import Budget, free_budget
 from streamplan.planner.candidates import Candidate, candidates, telling_cuts, tile_sizes
 from streamplan.planner.circumstances import circumstances_of
-from streamplan.planner.estimator import Estimate, Estimator
+from streamplan.planner.estimator import Estimate, Estimator, rounded
 from streamplan.planner.front import FrontPoint, pareto_front
 from streamplan.planner.times import Clock
 from streamplan.planning import PreparedPlan, TracedModel, prepare_plan
@@ -59,6 +59,10 @@ class Search:
     def __init__(self, question: Question, known: PreparedPlan | None = None) -> None:
         self.question, self._known = question, known
         self._simulators: dict[tuple[tuple[str, ...], tuple[int, ...], str], StepSimulator | None] = {}
+
+    def know(self, prepared: PreparedPlan) -> None:
+        """There is a plan of the same model and call, which may serve to estimate from."""
+        self._known = self._known or prepared
 
     @cached_property
     def reference(self) -> PreparedPlan:
@@ -148,7 +152,7 @@ class Search:
     def ratio(self, estimate: Estimate) -> float:
         """Estimated time over that of the plain net."""
         plain = self.estimator.plain_time
-        return estimate.time / plain if plain else 1.0
+        return rounded(estimate.time / plain) if plain else 1.0
 
     def within_budget(self, num_bytes: int, source: str) -> FrontPoint:
         """The fastest candidate that fits.

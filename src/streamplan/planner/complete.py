@@ -20,6 +20,7 @@ def complete_plan(search: Search, prepared: PreparedPlan) -> Plan:
         prepared: The plan.
     """
     question, plan = search.question, prepared.plan
+    search.know(prepared)
     around = circumstances_of(question.options, question.model, plan.keep_tiles, plan.carries)
     estimates = _estimates(search, prepared, around)
     simulator = search.simulator(prepared)
@@ -62,6 +63,6 @@ def _time(search: Search, estimate: Estimate | None) -> TimeEstimate:
     if estimate is None or not plain:
         return TimeEstimate(1.0, None, None, "not known")
     if not clock.is_calibrated:
-        return TimeEstimate(estimate.time / plain, None, None, "a ratio of FLOPs; calibrate=True measures seconds")
+        return TimeEstimate(search.ratio(estimate), None, None, "a ratio of FLOPs; calibrate=True measures seconds")
     source = f"calibrated on {device_name(search.question.device)}"
-    return TimeEstimate(estimate.time / plain, estimate.time, plain, source)
+    return TimeEstimate(search.ratio(estimate), estimate.time, plain, source)

@@ -22,7 +22,7 @@ from streamplan.ir import OpCall
 from streamplan.planner.tilings import RecomputedTilings, Tiling, carried_overlaps, carried_tiling
 from streamplan.planner.times import Clock
 from streamplan.planning import PreparedPlan
-from streamplan.projection import Circumstances, StepSimulator
+from streamplan.projection import Circumstances, StepSimulator, largest_tiles
 
 _MOVES_OF_CARRIES = 4
 """Times that a carried sample is read and written: handed on, joined, and the same for its gradient."""
@@ -107,7 +107,7 @@ class Estimator:
     def _find_factors(self, simulator: StepSimulator) -> TileFactors:
         """From the tile of the reference that computes most."""
         segment = simulator.segment
-        largest = max(segment.tile_indices(), key=lambda index: sum(self._reference_shares(index)))
+        largest = largest_tiles(segment, list(segment.tile_indices()))[0]
         shares = self._column(self._reference_shares(largest))
         activations = max(1.0, float((shares * self._bytes).sum()))
         forward, backward = simulator.forward(largest), simulator.backward(largest)
@@ -169,8 +169,8 @@ class Estimator:
             peak_bytes=round(peak),
             bytes_without_kept=round(min(peak, least)),
             host_bytes=round(carried) if circumstances.are_carries_on_host else 0,
-            recomputation=extra / (3 * flops) if flops else 0.0,
-            time=self._time(cut, tiling, mask, again, carried),
+            recomputation=rounded(extra / (3 * flops) if flops else 0.0),
+            time=rounded(self._time(cut, tiling, mask, again, carried)),
         )
 
     def _peak_bytes(
@@ -239,7 +239,12 @@ class Estimator:
         graph = self.reference.graph
         times = [self.clock.time(graph, call, _num_bytes, is_channels_last=False) for call in graph.calls]
         calls = self.clock.call_seconds()
-        return sum(t.forward + t.backward for t in times) + len(times) * (calls.forward + calls.backward)
+        return rounded(sum(t.forward + t.backward for t in times) + len(times) * (calls.forward + calls.backward))
+
+
+def rounded(number: float) -> float:
+    """To nine digits, so that plans do not depend on the order in which a processor adds up."""
+    return float(f"{number:.9g}")
 
 
 def _num_bytes(call: OpCall) -> float:

@@ -21,6 +21,8 @@ from torch._prims_common import suggest_memory_format
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from streamplan.projection.shortcuts import NO_SHORTCUT, shortcut
+
 Reserve = Callable[[Any, tuple[Any, ...]], int]
 """Bytes that a call of an operation takes besides its tensors, from the operation and its arguments."""
 
@@ -45,21 +47,30 @@ class LiveBytes(TorchDispatchMode):
         """Of tensors alone."""
         self.peak_with_reserve = 0
         """With what operations take besides."""
-        self.peak_operation = ""
-        """The operation at which that was."""
+        self._at_peak: tuple[Any, Any] | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = in_device_order(func, args, func(*args, **(kwargs or {})))
-        for leaf in pytree.tree_leaves(out):
+        out = shortcut(func, args, kwargs or {})
+        if out is NO_SHORTCUT:
+            out = in_device_order(func, args, func(*args, **(kwargs or {})))
+        for leaf in (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._see(leaf)
         self.peak_bytes = max(self.peak_bytes, self.current_bytes)
         extra = self._reserve(func, args) if self._reserve is not None else 0
         if self.current_bytes + extra > self.peak_with_reserve:
-            self.peak_with_reserve, self.peak_operation = self.current_bytes + extra, _name(func, out)
+            self.peak_with_reserve, self._at_peak = self.current_bytes + extra, (func, _first_shape(out))
         return out
+
+    @property
+    def peak_operation(self) -> str:
+        """The operation that ran when most was alive, with the shape of what it computed."""
+        if self._at_peak is None:
+            return ""
+        func, shape = self._at_peak
+        return f"{func.overloadpacket.__name__} of {tuple(shape)}"
 
     def _see(self, x: Tensor) -> None:
         storage = x.untyped_storage()
@@ -78,9 +89,9 @@ def in_device_order(func: Any, args: tuple[Any, ...], out: Any) -> Any:
 
     Without data they are contiguous; on a device they are in channels-last order if the map or the weight is.
     """
-    if "convolution" not in str(func):
-        return out
-    if not any(isinstance(x, Tensor) and suggest_memory_format(x) in _LAST for x in args[:3]):
+    if func not in _CONVOLUTIONS or not any(
+        isinstance(x, Tensor) and suggest_memory_format(x) in _LAST for x in args[:3]
+    ):
         return out
     results = out if isinstance(out, tuple | list) else (out,)
     ordered = [_empty_last(x) if isinstance(x, Tensor) and x.dim() in (4, 5) else x for x in results]
@@ -92,10 +103,10 @@ def _empty_last(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=order)
 
 
+_CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 _LAST = (torch.channels_last, torch.channels_last_3d)
 
 
-def _name(func: Any, out: Any) -> str:
-    """An operation with the shape of what it computes."""
-    shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
-    return f"{str(func).removeprefix('aten.').partition('.')[0]} of {shapes[0] if shapes else 'nothing'}"
+def _first_shape(out: Any) -> Any:
+    leaves = (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out)
+    return next((leaf.shape for leaf in leaves if isinstance(leaf, Tensor)), ())

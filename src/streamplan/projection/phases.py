@@ -11,6 +11,7 @@ Gradients of parameters are not there when a step begins, as `zero_grad()` leave
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ from streamplan.projection.footprints import BackwardFootprint, Index, Peak
 from streamplan.projection.step import StepSimulator
 from streamplan.runtime.segment import Segment
 
-_MOST_SIMULATED = 6
-"""Tiles that are simulated."""
+_MOST_SIMULATED = ((200, 6), (400, 3), (math.inf, 1))
+"""Tiles that are simulated of nets with fewer calls than that: those of a deep net take long, and are more alike."""
 _TELLING = 0.6
 """Size of a tile that may need most, over the size of the largest."""
 _REGIONS_AT_ONCE = 3
@@ -63,10 +64,10 @@ class _Step:
         indices = list(segment.tile_indices())
         num_kept = min(circumstances.keep_tiles, len(indices))
         kept, others = indices[len(indices) - num_kept :], indices[: len(indices) - num_kept]
-        self._forward = [simulator.forward(index) for index in _largest(segment, others)]
-        self._backward = [simulator.backward(index) for index in _largest(segment, others[: len(indices) - 1])]
-        self._kept = [simulator.backward(index) for index in kept]
+        self._forward = [simulator.forward(index) for index in largest_tiles(segment, others)]
+        self._backward = [simulator.backward(index) for index in largest_tiles(segment, others[: len(indices) - 1])]
         self._first = simulator.backward(indices[-1], is_first=True)
+        self._kept = [simulator.backward(index) for index in kept[:-1]] + [self._first] * bool(kept)
         self._carried = count_carried(segment, indices)
         self._cut_bytes = simulator.prepared.plan.costs.cut_bytes
         self._is_returned = any(name in simulator.prepared.graph.outputs for name in segment.outputs)
@@ -96,7 +97,7 @@ class _Step:
         segment = self._simulator.segment
         inputs = segment.part.input_maps
         largest = max(
-            _region_bytes(segment, index, inputs) for index in _largest(segment, list(segment.tile_indices()))
+            _region_bytes(segment, index, inputs) for index in largest_tiles(segment, list(segment.tile_indices()))
         )
         return {"regions of the image": _REGIONS_AT_ONCE * round(largest)}
 
@@ -202,7 +203,7 @@ def _phase(name: str, operation: str, base: Mapping[str, int], of_phase: Mapping
     return PhaseProjection(name, tuple(sorted(items, key=lambda item: -item.num_bytes)), operation)
 
 
-def _largest(segment: Segment, indices: Sequence[Index]) -> list[Index]:
+def largest_tiles(segment: Segment, indices: Sequence[Index]) -> list[Index]:
     """The largest tile of every place in the image: what autograd keeps of a sample differs between them.
 
     Places are the first step along an axis, those after it, and those when the image has ended; small tiles are left
@@ -216,7 +217,8 @@ def _largest(segment: Segment, indices: Sequence[Index]) -> list[Index]:
         size, place = _region_bytes(segment, index, tuple(segment.maps)), _place(segment, index)
         sizes[place] = max(sizes.get(place, (0.0, index)), (size, index))
     ranked = sorted(sizes.values(), reverse=True)
-    return [index for size, index in ranked[:_MOST_SIMULATED] if size >= _TELLING * ranked[0][0]]
+    most = next(most for calls, most in _MOST_SIMULATED if len(segment.part.order) < calls)
+    return [index for size, index in ranked[:most] if size >= _TELLING * ranked[0][0]]
 
 
 def _place(segment: Segment, index: Index) -> Index:

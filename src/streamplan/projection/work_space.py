@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ _ROWS = 2
 """The dimension that is shortened, of (batch, channels, rows, ...)."""
 
 
+@cache
 def needs_work_space(func: Any) -> bool:
     """Whether an operation takes more than its tensors."""
     return _NEEDS.match(str(func)) is not None
