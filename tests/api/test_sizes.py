@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import streamplan
 from streamplan.api.module import _MAX_EXECUTABLES
 from streamplan.errors import StreamPlanError, TraceMismatchError
+from streamplan.projection.liveness import LiveBytes
 from tests.api.compare import assert_same_step
 from tests.api.small_nets import Classifier, Heads, Masked, TwoImages
 from tests.nets.convnext import convnext_tiny
@@ -56,7 +58,8 @@ class _Note:
         self.seen = seen
 
     def __call__(self) -> None:
-        self.seen.append(1)
+        if not isinstance(_get_current_dispatch_mode(), LiveBytes):  # that projects memory, and is no trace
+            self.seen.append(1)
 
     def __deepcopy__(self, memo: Any) -> _Note:
         return self
@@ -109,7 +112,7 @@ def test_random_nets_are_planned_as_by_compile(family: str) -> None:
     def check(recipe: Recipe, data: st.DataObject) -> None:
         model, num_traces = counted(recipe.build())
         options: dict[str, Any] = {"halo": data.draw(st.sampled_from(["reuse", "recompute"])), "dtype": torch.float64}
-        options["tile_size"] = data.draw(st.sampled_from([None, max(recipe.extents)]))
+        options["tile_size"] = data.draw(st.sampled_from([max(2, min(recipe.extents) // 3), max(recipe.extents)]))
         try:
             streamed = streamplan.compile(model, recipe.input_size, **options)
         except StreamPlanError:
@@ -161,9 +164,9 @@ def test_nets_of_the_literature_are_planned_as_by_compile(
         {"tile_size": (16, 40), "cut": "net.layer2", "carries": "host", "keep_tiles": 2},
         {"tile_size": 32, "batch_norm": "frozen"},
         {"tile_size": 32, "batch_norm": "resident"},
-        {"tile_size": None},
+        {"memory_budget": "1GiB"},
     ],
-    ids=["recompute", "cut", "frozen", "resident", "default"],
+    ids=["recompute", "cut", "frozen", "resident", "budget"],
 )
 def test_the_options_of_compile_apply_again(options: dict[str, Any]) -> None:
     options = {**options, "halo": options.get("halo", "reuse")}

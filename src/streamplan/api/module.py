@@ -90,9 +90,9 @@ class StreamedModule(nn.Module):
     @property
     def plan(self) -> Plan:
         """The plan `compile` made; what it takes is told when it is first asked for."""
-        executable = self._executables.get(self._planned_key)
-        if self._plan.forecast is None and not self._plan.forecast_failure and executable is not None:
-            self._plan = self._complete(executable)
+        is_complete = self._plan.forecast is not None or self._plan.forecast_failure
+        if not is_complete and self._key(self._plan.arguments, self._device()) == self._planned_key:
+            self._plan = self._complete(self._executable(self._plan.arguments, self._device()))
         return self._plan
 
     @property

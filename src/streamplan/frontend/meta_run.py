@@ -33,10 +33,14 @@ class MetaStream(AtenStream):  # type: ignore[no-untyped-call]
         if func is _BATCH_NORM and _keeps_shape(args):
             x = args[0]
             return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
-        kwargs = {**kwargs, "device": META} if kwargs and kwargs.get("device") else kwargs
-        if not _has_tensor(args) and _takes_device(func):
-            kwargs = {**(kwargs or {}), "device": META}
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        return super().__torch_dispatch__(func, types, args, on_meta(func, args, kwargs))
+
+
+def on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Keyword arguments with which a call makes its tensors on the meta device."""
+    if (kwargs and kwargs.get("device")) or (not _has_tensor(args) and _takes_device(func)):
+        return {**(kwargs or {}), "device": META}
+    return kwargs or {}
 
 
 def _keeps_shape(args: tuple[Any, ...]) -> bool:

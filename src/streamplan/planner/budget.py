@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from streamplan.planning.text import format_bytes
-
 _RESERVE = 0.1
 """Left to others, and to what no projection sees: fragmentation, libraries, the rest of the program."""
+
+_STEPS = 5
+"""Digits of a budget, in binary: what is free changes all the time, and plans should not."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ def free_budget(device: torch.device) -> Budget | None:
     free = _free_bytes(device)
     if free is None:
         return None
-    return Budget(round((1 - _RESERVE) * free), f"{format_bytes(free)} free on {device}, less a tenth")
+    step = 2 ** max(0, free.bit_length() - _STEPS)
+    budget = int((1 - _RESERVE) * free) // step * step
+    return Budget(budget, f"what is free on {device}, less a tenth")
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -48,6 +48,8 @@ class CutCandidate:
     """Full-size shapes of the cut values."""
     receptive_field: tuple[int, ...]
     """Image samples that one position reads, along each image axis, were the image unbounded."""
+    halo: tuple[int, ...]
+    """Those of them that are beyond the position's own share of the image."""
     cut_bytes: int
     """Bytes of all cut values."""
     streamed_flops: int

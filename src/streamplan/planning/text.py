@@ -232,7 +232,7 @@ def cut_rows(plan: Plan, *, verbose: bool = False) -> list[tuple[str, ...]]:
             "*" if is_chosen else "",
             _shorten(candidate.module_path or candidate.values[-1], 28) + more,
             format_extents(candidate.shapes[-1][1:]),
-            format_extents(_halo(plan, candidate)),
+            format_extents(candidate.halo),
             format_bytes(candidate.cut_bytes),
             *_forecast_cells(forecast, is_chosen=is_chosen),
         )
@@ -253,13 +253,6 @@ def _forecast_cells(forecast: CutForecast | None, *, is_chosen: bool) -> tuple[s
     about = "" if is_chosen else "~"
     peak = about + format_bytes(forecast.peak_bytes)
     return peak, f"{100 * forecast.recomputation:.1f} %", f"{forecast.time_ratio:.2f}x"
-
-
-def _halo(plan: Plan, candidate: CutCandidate) -> list[int]:
-    """Samples that a position reads beyond its own."""
-    image, extents = plan.inputs[0].shape[2:], candidate.shapes[-1][2:]
-    strides = (max(1, round(whole / part)) for whole, part in zip(image, extents, strict=True))
-    return [max(0, field - stride) for field, stride in zip(candidate.receptive_field, strides, strict=True)]
 
 
 def _cut_lines(plan: Plan, *, verbose: bool) -> list[str]:

@@ -21,6 +21,7 @@ from torch._prims_common import suggest_memory_format
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from streamplan.frontend.meta_run import on_meta
 from streamplan.projection.shortcuts import NO_SHORTCUT, shortcut
 
 Reserve = Callable[[Any, tuple[Any, ...]], int]
@@ -54,7 +55,7 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         out = shortcut(func, args, kwargs or {})
         if out is NO_SHORTCUT:
-            out = in_device_order(func, args, func(*args, **(kwargs or {})))
+            out = in_device_order(func, args, func(*args, **on_meta(func, args, kwargs)))
         for leaf in (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._see(leaf)
