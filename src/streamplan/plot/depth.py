@@ -79,12 +79,6 @@ def draw_depth(model: nn.Module, input_size: Any, **options: Any) -> Figure:
     return figure
 
 
-def halos(plan: Plan, candidate: CutCandidate) -> tuple[int, ...]:
-    """Samples along each axis that a position reads beyond its own: receptive field minus effective stride."""
-    strides = strides_of(plan, candidate)
-    return tuple(max(0, field - stride) for field, stride in zip(candidate.receptive_field, strides, strict=True))
-
-
 def strides_of(plan: Plan, candidate: CutCandidate) -> tuple[int, ...]:
     """Samples of the image per position of a cut, along each axis."""
     image, extents = plan.input_size[2:], candidate.shapes[-1][2:]
@@ -94,7 +88,7 @@ def strides_of(plan: Plan, candidate: CutCandidate) -> tuple[int, ...]:
 def _draw_fields(axes: Axes, plan: Plan) -> None:
     """Receptive field and halo, a line for each group of axes that are alike; extents of the image."""
     fields = list(zip(*(candidate.receptive_field for candidate in plan.cuts), strict=True))
-    beyond = list(zip(*(halos(plan, candidate) for candidate in plan.cuts), strict=True))
+    beyond = list(zip(*(candidate.halo for candidate in plan.cuts), strict=True))
     marker = "o" if len(plan.cuts) <= _MOST_MARKERS else ""
     places = range(len(plan.cuts))
     tidy(axes)

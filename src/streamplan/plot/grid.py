@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from streamplan.geometry import Interval
 from streamplan.planning import Plan
-from streamplan.plot.depth import halos, strides_of
+from streamplan.plot.depth import strides_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def tiles_along(plan: Plan, axis: int, name: str) -> AxisTiles:
     extent, boundaries = plan.input_size[2 + axis], plan.boundaries[axis]
     stops = [boundary * extent // boundaries[-1] for boundary in boundaries]
     blocks = tuple(Interval(start, stop) for start, stop in pairwise(stops) if stop > start)
-    halo, stride = halos(plan, plan.chosen)[axis], strides_of(plan, plan.chosen)[axis]
+    halo, stride = plan.chosen.halo[axis], strides_of(plan, plan.chosen)[axis]
     return AxisTiles(name, extent, blocks, len(stops) - 1 - len(blocks), halo - halo // 2, halo // 2, stride)
 
 

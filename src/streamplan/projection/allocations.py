@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TypeVar
 
@@ -25,8 +28,22 @@ def peak_of(run: Callable[[], Result], device: torch.device) -> tuple[int, Resul
         result = run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before, result
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    with _quietly(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         result = run()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(0, *accumulate(event.nbytes() for event in events)) if events else 0, result
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep lines off standard error that torch's profiler may write there whenever it starts and stops."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
