@@ -32,8 +32,6 @@ from streamplan.projection import Calibration, StepSimulator, project_step
 
 _SURE = 0.6
 """An exact projection is never less than this share of the estimate without kept tiles, which may be small ones."""
-_LEAST_STRIDES = 1
-"""Smallest tile, in effective strides of the latest cut."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,8 @@ class Search:
         else:
             found = reference.cuts
             cuts = telling_cuts(found, [reference.facts.maps[cut.frontier[-1]].extents for cut in found])
-        least = [
-            max(_LEAST_STRIDES * extent // each for each in along)
-            for extent, along in zip(extents, zip(*reference.part.extents.values(), strict=True), strict=True)
-        ]
+        along_axes = zip(*reference.part.extents.values(), strict=True)
+        least = [extent // min(along) for extent, along in zip(extents, along_axes, strict=True)]
         sizes = (reference.plan.tile_size,) if options.tile_size is not None else tile_sizes(extents, least)
         for candidate in candidates(options, cuts, sizes, self.question.device.type):
             tiling = self.estimator.tiling(candidate.cut, candidate.tile_size, candidate.halo)
