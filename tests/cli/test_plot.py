@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,7 @@ PNG = b"\x89PNG\r\n"
 
 @pytest.fixture
 def plot() -> ModuleType:
-    module: ModuleType = pytest.importorskip("streamplan.plot")
-    return module
+    return importlib.import_module("streamplan.plot")
 
 
 @pytest.mark.usefixtures("plot")

@@ -11,7 +11,7 @@ from streamplan.planner.budget import Budget
 from streamplan.planning import Plan, PreparedPlan, prepare_plan
 from streamplan.projection import save_calibration
 
-_NOT_WITHOUT_DATA = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError)
+_NOT_WITHOUT_DATA = (RuntimeError, TypeError)
 """What operations raise that cannot run on tensors without data."""
 
 

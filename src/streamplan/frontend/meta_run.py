@@ -30,9 +30,8 @@ class MetaStream(AtenStream):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is _BATCH_NORM and _keeps_shape(args):
-            x = args[0]
-            return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+        if only_scales(func, args):
+            return scaled(args[0])
         return super().__torch_dispatch__(func, types, args, on_meta(func, args, kwargs))
 
 
@@ -43,8 +42,15 @@ def on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> 
     return kwargs or {}
 
 
-def _keeps_shape(args: tuple[Any, ...]) -> bool:
-    """Whether a batch norm only scales each channel: torch works that out in Python, call by call, at length."""
+def scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What such a batch norm returns: the map, and no statistics."""
+    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+
+
+def only_scales(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a call is a batch norm that scales each channel; torch works those out in Python, at length."""
+    if func is not _BATCH_NORM:
+        return False
     x, mean = args[0], args[_RUNNING_MEAN]
     return not args[_TRAINING] and mean is not None and mean.dtype is x.dtype and mean.shape == x.shape[1:2]
 

@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -41,6 +42,7 @@ from streamplan.planning.model import TracedModel, trace_and_lower
 from streamplan.planning.plan import CutCandidate, InputPlan, Plan
 from streamplan.rules import ADDEND
 
+Given = TypeVar("Given")
 _WORTH_SPREADING = 0.9
 """The flush gets steps of its own if that makes the largest step smaller by more than a tenth."""
 _DEFAULT_DIVISOR = 4
@@ -188,11 +190,18 @@ def _schedule(
     if not is_reused:
         return tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries))
     clusters = _clusters(lowered.graph, part)
+    return _along_axes(part, boundaries, partial(schedule_carried_axis, part, clusters))
+
+
+def _along_axes(
+    part: StreamedPart, given: Sequence[Given], schedule: Callable[[int, Given], AxisSchedule]
+) -> tuple[AxisSchedule, ...]:
+    """The schedule of every axis, worked out once for axes that are alike and given the same."""
     known: dict[object, AxisSchedule] = {}
-    keys = [(stops, _axis_key(part, axis)) for axis, stops in enumerate(boundaries)]
+    keys = [(item, _axis_key(part, axis)) for axis, item in enumerate(given)]
     for axis, key in enumerate(keys):
         if key not in known:
-            known[key] = schedule_carried_axis(part, clusters, axis, boundaries[axis])
+            known[key] = schedule(axis, given[axis])
     return tuple(known[key] for key in keys)
 
 
@@ -206,14 +215,8 @@ def _advance(lowered: LoweredPart, tile_size: tuple[int, ...]) -> tuple[AxisSche
 
     What is left when the image has ended is computed in steps of its own if the last step would be much the largest.
     """
-    part = lowered.part
-    clusters = _clusters(lowered.graph, part)
-    schedules: dict[object, AxisSchedule] = {}
-    keys = [(size, _axis_key(part, axis)) for axis, size in enumerate(tile_size)]
-    for axis, key in enumerate(keys):
-        if key not in schedules:
-            schedules[key] = _advance_axis(lowered, clusters, axis, tile_size[axis])
-    return tuple(schedules[key] for key in keys)
+    clusters = _clusters(lowered.graph, lowered.part)
+    return _along_axes(lowered.part, tile_size, partial(_advance_axis, lowered, clusters))
 
 
 def _advance_axis(lowered: LoweredPart, clusters: Clusters, axis: int, size: int) -> AxisSchedule:

@@ -53,8 +53,6 @@ class ForwardFootprint:
     """Of a tile without autograd."""
 
     peak: Peak
-    handed_bytes: tuple[int, ...]
-    """Sizes of what it hands on, in the order it does."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,6 @@ class BackwardFootprint:
     """Of that forward pass."""
     peak: Peak
     """Of forward and backward pass."""
-    left_bytes: int
-    """Gradients of carried samples that it leaves."""
 
 
 class TileSimulator:
@@ -102,10 +98,8 @@ class TileSimulator:
     def forward(self, index: Index) -> ForwardFootprint:
         """Compute a tile without autograd."""
         read, received = self._read(index), self._received(index)
-        handed: list[int] = []
 
         def copy(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-            handed.append(x.numel() * x.element_size())
             return elsewhere.detach().expand(x.shape)
 
         elsewhere = torch.empty((), device=META)
@@ -113,7 +107,7 @@ class TileSimulator:
         with LiveBytes(self._reserve, known) as live:
             run = run_tile(self._segment, index, read, self._smalls, received, None, copy)
             del run
-        return ForwardFootprint(peak_seen(live), tuple(handed))
+        return ForwardFootprint(peak_seen(live))
 
     def backward(self, index: Index, *, is_first: bool = False) -> BackwardFootprint:
         """Compute a tile with autograd and go back.
@@ -140,9 +134,8 @@ class TileSimulator:
             run = run_tile(self._segment, index, read, self._leaves, received, self._wanted)
             saved, forward_peak = live.current_bytes, peak_seen(live)
             seeds.backward(self._segment, run, self._leaves)
-            left = sum(x.grad.nbytes for x in run.received.values() if x.grad is not None)
             del run
-        return BackwardFootprint(saved, forward_peak, peak_seen(live), left)
+        return BackwardFootprint(saved, forward_peak, peak_seen(live))
 
     def _read(self, index: Index) -> list[Tensor]:
         """What a tile reads of the input maps: views of them."""
