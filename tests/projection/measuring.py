@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
@@ -12,6 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import streamplan
+from streamplan.projection.allocations import changes
 from streamplan.runtime import streaming
 
 
@@ -59,14 +59,13 @@ def measured_peaks(streamed: streamplan.StreamedModule, image: torch.Tensor) -> 
 
     step()  # oneDNN keeps what it makes at the first call
     streamed.zero_grad()
-    gc.collect()
     with named_passes(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()
     streamed.zero_grad()
     events = profiler.profiler.kineto_results.events()
     spans = {e.name(): (e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name().startswith("phase ")}
-    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    totals = list(zip((at for at, _ in memory), accumulate(count for _, count in memory), strict=True))
+    memory = changes(profiler)
+    totals = list(zip((c.start_ns for c in memory), accumulate(c.num_bytes for c in memory), strict=True))
     forward, backward = spans["phase forward"], spans["phase backward"]
     ends = {"forward": forward, "head": (forward[1], backward[0]), "backward": backward, "end": (backward[1], 2**63)}
     return {phase: max((n for at, n in totals if low <= at <= high), default=0) for phase, (low, high) in ends.items()}

@@ -9,7 +9,6 @@ and backward passes the profiler lists by name, so nothing is put in their way.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from torch.utils import _pytree as pytree
 
 from streamplan.api.module import StreamedModule
 from streamplan.plot.refusals import NotDrawableError
+from streamplan.projection.allocations import Change, changes
 
 _FORWARD, _BACKWARD = "_StreamedSegment", "_StreamedSegmentBackward"
 """The profiler's names for the two passes over the tiles: those of the autograd function in `runtime.streaming`."""
-_ALLOCATION = "[memory]"
-"""Its name for bytes that torch takes or gives back."""
 _NANO = 1e-9
 
 
@@ -102,14 +100,12 @@ def measure_memory(streamed: StreamedModule, *inputs: Any) -> MeasuredMemory:
         )
     with _without_gradients(streamed):
         _step(streamed, inputs)  # kernels keep what they make at the first call
-    gc.collect()
     with (
         _without_gradients(streamed),
         profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler,
     ):
         _step(streamed, inputs)
-    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    return _read(events)
+    return _read(changes(profiler), profiler.profiler.kineto_results.events())
 
 
 def _is_tensor(x: object) -> bool:
@@ -136,9 +132,8 @@ def _without_gradients(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def _read(events: Sequence[Any]) -> MeasuredMemory:
-    """Times and bytes, from the profiler's events in the order of time."""
-    changes = [event for event in events if event.name() == _ALLOCATION]
+def _read(found: Sequence[Change], events: Sequence[Any]) -> MeasuredMemory:
+    """Times and bytes, from changes in the order of time and the profiler's events."""
     spans = {event.name(): event for event in events if event.name() in {_FORWARD, _BACKWARD}}
     if len(spans) < 2:
         raise NotDrawableError(
@@ -146,14 +141,14 @@ def _read(events: Sequence[Any]) -> MeasuredMemory:
             why="the step had no backward pass over the tiles",
             do="let a parameter of the streamed part require a gradient, and measure outside torch.no_grad()",
         )
-    start, stop = changes[0].start_ns(), changes[-1].start_ns()
+    start, stop = found[0].start_ns, found[-1].start_ns
     forward, backward = spans[_FORWARD], spans[_BACKWARD]
     ends = [start, *_ends(forward), *_ends(backward), stop]
     names = ("preparation", "forward", "head", "backward", "end")
     at = [(end - start) * _NANO for end in ends]
     return MeasuredMemory(
-        seconds=tuple((event.start_ns() - start) * _NANO for event in changes),
-        num_bytes=tuple(accumulate(event.nbytes() for event in changes)),
+        seconds=tuple((change.start_ns - start) * _NANO for change in found),
+        num_bytes=tuple(accumulate(change.num_bytes for change in found)),
         phases=tuple(MeasuredPhase(*phase) for phase in zip(names, at, at[1:], strict=False)),
     )
 
