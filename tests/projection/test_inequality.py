@@ -12,6 +12,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 
 import streamplan
+from streamplan.frontend.skeleton import meta_skeleton
 from streamplan.planner.circumstances import circumstances_of
 from streamplan.planning.projection import MemoryProjection
 from streamplan.projection import Calibration, StepSimulator, project_step
@@ -102,7 +103,7 @@ def test_measured_is_at_most_projected_and_not_much_less(case: Case, plan: str, 
         options = {**options, "cut": case.early}
     streamed = streamplan.compile(model, case.size, **options)
     executable = next(iter(streamed._executables.values()))
-    simulator = StepSimulator(model, executable.prepared, calibration.reserve)
+    simulator = StepSimulator(meta_skeleton(model), executable.prepared, calibration.reserve)
     around = circumstances_of(streamed._options, model, executable.plan.keep_tiles, executable.plan.carries)
     projected = above_start(project_step(simulator, around))
     measured = measured_peaks(streamed, torch.rand(case.size))

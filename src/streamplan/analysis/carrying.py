@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from streamplan.analysis.clusters import Clusters
 from streamplan.analysis.flush import find_paces
@@ -28,8 +29,18 @@ from streamplan.geometry import AffineWindow, AxisMap, AxisRead, Interval
 _EMPTY = AxisRead(Interval(0, 0), before=0, after=0)
 
 
+Reads = dict[EdgeKey, AxisRead]
+"""What each edge between clusters reads in one step."""
+KnownReads = dict[tuple[tuple[int, ...], ...], Reads]
+"""The same by the frontiers before and after the step."""
+
+
 def schedule_carried_axis(
-    part: StreamedPart, clusters: Clusters, axis: int, boundaries: tuple[int, ...]
+    part: StreamedPart,
+    clusters: Clusters,
+    axis: int,
+    boundaries: tuple[int, ...],
+    known: KnownReads | None = None,
 ) -> AxisSchedule:
     """The steps that follow when the image arrives in the given pieces.
 
@@ -39,10 +50,17 @@ def schedule_carried_axis(
         axis: Image axis.
         boundaries: Positions of the first input map that end each step, from 0 to its extent; the extent again for
             every further step that computes what is left.
+        known: Reads of steps that other schedules of the axis have left, and where to leave those of this one.
     """
+    known = {} if known is None else known
     frontiers = _frontiers(part, clusters, axis, boundaries)
     blocks = [_blocks(frontiers, step) for step in range(1, len(boundaries))]
-    reads = [_reads(part, clusters, axis, new) for new in blocks]
+    reads = []
+    for new, ends in zip(blocks, pairwise(frontiers), strict=True):
+        key = tuple(tuple(stops.values()) for stops in ends)
+        if key not in known:
+            known[key] = _reads(part, clusters, axis, new)
+        reads.append(known[key])
     carries = _carries(part, clusters, frontiers, reads)
     steps = []
     for index, (new, read) in enumerate(zip(blocks, reads, strict=True)):
@@ -124,7 +142,7 @@ def _longest_prefix(windows: tuple[_Window, ...], state: Mapping[str, int], star
     guess = _guess(windows, available, limit)
     if guess is not None:
         guess = max(low, guess)
-        if (guess == low or computable(guess)) and (guess == high or not computable(guess + 1)):
+        if guess == high or not computable(guess + 1):  # positions that read padding alone need nothing
             return guess
     if computable(high):
         return high
@@ -135,7 +153,7 @@ def _longest_prefix(windows: tuple[_Window, ...], state: Mapping[str, int], star
 
 
 def _guess(windows: tuple[_Window, ...], available: list[int], limit: int) -> int | None:
-    """The longest prefix if no window ends in padding; None if something else than windows is read."""
+    """A prefix that can be computed, the longest unless one reads padding alone; None if not only windows are read."""
     guess = limit
     for window, stops in zip(windows, available, strict=True):
         axis_map = window.axis_map
@@ -151,7 +169,7 @@ def _blocks(frontiers: list[dict[str, int]], step: int) -> dict[str, Interval]:
     return {name: Interval(frontiers[step - 1][name], stop) for name, stop in frontiers[step].items()}
 
 
-def _reads(part: StreamedPart, clusters: Clusters, axis: int, new: Mapping[str, Interval]) -> dict[EdgeKey, AxisRead]:
+def _reads(part: StreamedPart, clusters: Clusters, axis: int, new: Mapping[str, Interval]) -> Reads:
     """What the new blocks of one step read, for edges between clusters."""
     reads = {}
     known: dict[object, AxisRead] = {}
@@ -170,7 +188,7 @@ def _carries(
     part: StreamedPart,
     clusters: Clusters,
     frontiers: list[dict[str, int]],
-    reads: list[dict[EdgeKey, AxisRead]],
+    reads: list[Reads],
 ) -> list[dict[str, Interval]]:
     """[K_v(i), E_v(i)) of every root, for i = 0 to the last step; the image is read directly and carries nothing."""
     carries: list[dict[str, Interval]] = []

@@ -8,7 +8,7 @@ from streamplan.errors import OptionError, StreamPlanError
 from streamplan.options import Options
 from streamplan.planner import Search, choose_options, complete_plan
 from streamplan.planner.budget import Budget
-from streamplan.planning import Plan, PreparedPlan, prepare_plan
+from streamplan.planning import Plan, PreparedPlan
 from streamplan.projection import save_calibration
 
 _NOT_WITHOUT_DATA = (RuntimeError, TypeError)
@@ -24,7 +24,7 @@ def settle(search: Search) -> PreparedPlan:
     """
     question = search.question
     options, budget = _settled_options(search)
-    prepared = prepare_plan(question.model, question.arguments, options, question.device, traced=question.traced)
+    prepared = search.prepare(options)
     plan = replace(
         prepared.plan,
         memory_budget=budget.num_bytes if budget else None,

@@ -122,12 +122,14 @@ def _read_by_tiles(lowered: LoweredPart) -> frozenset[str]:
 
 def _header(title: str, names: Mapping[str, Any], body: str) -> str:
     """Title and the imports that the functions use."""
-    used = {name: value for name, value in {"inf": math.inf, "nan": math.nan, **names}.items() if _reads(body, name)}
+    read = _names_in(body)
+    used = {name: value for name, value in {"inf": math.inf, "nan": math.nan, **names}.items() if name in read}
     return "\n".join([f'"""{title}"""', "", *import_lines(used), "import torch", "import torch.nn.functional as F"])
 
 
-def _reads(body: str, name: str) -> bool:
-    return re.search(rf"(?<![\w.\"]){re.escape(name)}(?![\w\"])", body) is not None
+def _names_in(body: str) -> frozenset[str]:
+    """Identifiers that are neither attributes nor strings."""
+    return frozenset(re.findall(r"(?<![\w.\"])[^\W\d]\w*(?![\w\"])", body))
 
 
 def _independent_ancestors(graph: Graph, facts: LocalityFacts, names: Sequence[str]) -> frozenset[str]:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from streamplan.errors import TracingError
 
@@ -40,12 +40,14 @@ class Skeleton:
     """Attribute path to fake tensor, for the same paths."""
 
 
-def make_skeleton(model: nn.Module, fake_mode: FakeTensorMode, device: torch.device | None = None) -> Skeleton:
+def make_skeleton(
+    model: nn.Module, fake_mode: AbstractContextManager[Any], device: torch.device | None = None
+) -> Skeleton:
     """Copy a model without its data.
 
     Args:
         model: The user's model; only read.
-        fake_mode: Mode the fake tensors belong to.
+        fake_mode: Mode the fake tensors belong to; without one they are ordinary tensors.
         device: Device of all fake tensors; None keeps each tensor's own, with cpu instead of meta.
 
     Returns:
@@ -58,12 +60,19 @@ def make_skeleton(model: nn.Module, fake_mode: FakeTensorMode, device: torch.dev
     return _copy(model, {key: fake for key, (_, fake) in fakes.items()})
 
 
+def meta_skeleton(model: nn.Module) -> nn.Module:
+    """A copy of a model on the meta device: operations run on it, and no tensor has data."""
+    return make_skeleton(model, nullcontext(), torch.device("meta")).root
+
+
 def copy_skeleton(skeleton: Skeleton) -> Skeleton:
     """Copy a skeleton's modules; its fake tensors are shared with the copy."""
     return _copy(skeleton.root, {id(tensor): tensor for _, tensor in _walk_tensors(skeleton.root)})
 
 
-def fake_like(path: str, tensor: torch.Tensor, fake_mode: FakeTensorMode, device: torch.device | None) -> torch.Tensor:
+def fake_like(
+    path: str, tensor: torch.Tensor, fake_mode: AbstractContextManager[Any], device: torch.device | None
+) -> torch.Tensor:
     """Fake tensor with the metadata of a real one, itself a parameter if the real one is.
 
     Nothing is read from the tensor's storage, so results of autograd and meta tensors do as well.

@@ -17,6 +17,7 @@ from torch import nn
 
 from streamplan.analysis.cuts import Cut, cut_at
 from streamplan.errors import InfeasibleBudgetError, StreamPlanError, TileSizeError
+from streamplan.frontend.skeleton import meta_skeleton
 from streamplan.options import Options
 from streamplan.planner.budget import Budget, free_budget
 from streamplan.planner.candidates import Candidate, candidates, telling_cuts, tile_sizes
@@ -57,6 +58,7 @@ class Search:
     def __init__(self, question: Question, known: PreparedPlan | None = None) -> None:
         self.question, self._known = question, known
         self._simulators: dict[tuple[tuple[str, ...], tuple[int, ...], str], StepSimulator | None] = {}
+        self._prepared: dict[Options, PreparedPlan] = {}
 
     def know(self, prepared: PreparedPlan) -> None:
         """There is a plan of the same model and call, which may serve to estimate from."""
@@ -69,13 +71,22 @@ class Search:
         if known is not None and known.carrying is not None and known.cut == known.cuts[-1]:
             return known
         try:
-            return self._prepare(replace(options, cut="latest"))
+            return self.prepare(replace(options, cut="latest"))
         except StreamPlanError:
-            return self._prepare(options)
+            return self.prepare(options)
 
-    def _prepare(self, options: Options) -> PreparedPlan:
-        question = self.question
-        return prepare_plan(question.model, question.arguments, options, question.device, traced=question.traced)
+    def prepare(self, options: Options) -> PreparedPlan:
+        """The plan that options make; where carried samples wait and how many tiles are kept is only noted in it."""
+        options, question = options.settled(), self.question
+        key = replace(options, carries=None, keep_tiles=None)
+        if key not in self._prepared:
+            self._prepared[key] = prepare_plan(
+                question.model, question.arguments, options, question.device, traced=question.traced
+            )
+        found = self._prepared[key]
+        assert options.carries is not None
+        assert options.keep_tiles is not None
+        return replace(found, plan=replace(found.plan, carries=options.carries, keep_tiles=options.keep_tiles))
 
     @cached_property
     def estimator(self) -> Estimator:
@@ -90,9 +101,14 @@ class Search:
         key = (prepared.cut.frontier, prepared.plan.tile_size, prepared.plan.halo)
         found = self._simulators.get(key)
         if found is None:
-            found = StepSimulator(self.question.model, prepared, self.question.calibration.reserve)
+            found = StepSimulator(self._skeleton, prepared, self.question.calibration.reserve)
             self._simulators[key] = found
         return found
+
+    @cached_property
+    def _skeleton(self) -> nn.Module:
+        """The model without its data."""
+        return meta_skeleton(self.question.model)
 
     @cached_property
     def front(self) -> tuple[FrontPoint, ...]:
@@ -136,7 +152,7 @@ class Search:
         key = (candidate.cut.frontier, candidate.tile_size, candidate.halo)
         if key not in self._simulators:
             try:
-                self.simulator(self._prepare(self.options_of(candidate)))
+                self.simulator(self.prepare(self.options_of(candidate)))
             except TileSizeError:
                 self._simulators[key] = None
         simulator = self._simulators[key]

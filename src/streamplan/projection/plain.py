@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from streamplan.frontend.skeleton import make_skeleton
+from streamplan.frontend.skeleton import meta_skeleton
 from streamplan.ir import TensorSpec
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.projection import MemoryProjection, PhaseProjection, ProjectedItem
@@ -31,7 +30,7 @@ def project_plain(
         reserve: What operations take besides their tensors.
         optimizer_bytes: State that the optimiser keeps.
     """
-    net = make_skeleton(model, nullcontext(), META).root  # type: ignore[arg-type]
+    net = meta_skeleton(model)
     args, kwargs = pytree.tree_map_only(TensorSpec, _empty, (arguments.args, dict(arguments.kwargs)))
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     parameters, buffers = list(net.parameters()), list(net.buffers())

@@ -34,6 +34,8 @@ def shortcut(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     if func is torch.ops.aten.native_batch_norm_backward.default and not args[7]:
         like = (args[1], args[2], args[2])
         return tuple(torch.empty_like(x) if wanted else None for x, wanted in zip(like, args[9], strict=True))
+    if func is torch.ops.aten.clone.default:
+        return torch.empty_like(args[0], memory_format=kwargs.get("memory_format") or torch.preserve_format)
     if not _is_elementwise(func):
         return NO_SHORTCUT
     tensors = [x for x in args if isinstance(x, Tensor)]
@@ -42,7 +44,8 @@ def shortcut(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     if set(kwargs) - {"out", "alpha"}:
         return NO_SHORTCUT
     if "out" in kwargs:
-        return kwargs["out"] if _is_like(kwargs["out"], tensors[0]) else NO_SHORTCUT
+        out = kwargs["out"]
+        return out if (out.shape, out.dtype) == (tensors[0].shape, tensors[0].dtype) else NO_SHORTCUT
     return tensors[0] if func.overloadpacket.__name__.endswith("_") else torch.empty_like(tensors[0])
 
 

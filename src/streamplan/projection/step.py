@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streamplan.codegen import load_prepared
-from streamplan.frontend.skeleton import make_skeleton
 from streamplan.planning import PreparedPlan
 from streamplan.projection.footprints import (
     META,
@@ -71,7 +69,7 @@ class StepSimulator:
     """Runs the parts of a training step on tensors without data, each when it is asked for and once.
 
     Args:
-        model: The model; nothing is read from its tensors.
+        model: The model, on the meta device.
         prepared: The plan.
         reserve: What operations take besides their tensors.
     """
@@ -80,7 +78,7 @@ class StepSimulator:
         self._program = load_prepared(prepared)
         self.prepared, self._reserve = prepared, reserve
         self.segment = build_segment(prepared, self._program.program.smalls, self._program.tile)
-        self._model = make_skeleton(model, nullcontext(), META).root  # type: ignore[arg-type]
+        self._model = model
         specs = dict(zip((call.name for call in prepared.graph.inputs), prepared.plan.arguments.specs(), strict=False))
         self._values: dict[str, Any] = {
             name: torch.empty(spec.shape, dtype=spec.dtype, device=META) for name, spec in specs.items()
