@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +11,8 @@ from torch import nn
 
 import streamplan
 from streamplan.frontend.registered import TARGETS
+from tests.pages import check_page, run_page
 from tests.runtime.comparison import assert_streams_like_plain
-
-PAGE = Path(__file__).parents[1] / "docs" / "rules.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -27,27 +21,11 @@ def page() -> Iterator[dict[str, Any]]:
     names: dict[str, Any] = {"__name__": "rules_page"}
     before = set(TARGETS)
     try:
-        run_page(PAGE.read_text(encoding="utf-8"), names)
+        check_page("rules.md", names)
         yield names
     finally:
         for target in set(TARGETS) - before:
             streamplan.unregister_rule(target)
-
-
-def run_page(text: str, names: dict[str, Any]) -> None:
-    """Run the Python blocks in order; a text block must be what the block before it prints."""
-    printed = ""
-    for language, body in BLOCK.findall(text):
-        if language == "text":
-            assert printed == body
-            printed = ""
-            continue
-        assert printed == "", "the page does not show what a block prints"
-        assert language == "python"
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(body, "docs/rules.md", "exec"), names)
-        printed = out.getvalue()
-    assert printed == ""
 
 
 def test_the_page_prints_what_it_says(page: dict[str, Any]) -> None:

@@ -190,6 +190,32 @@ def test_message_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_matches_golden(text, "error_verification")
 
 
+class OwnDtype(nn.Module):
+    """Brings bytes to float32, whatever its weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.float() / 255)
+
+
+def test_a_model_that_converts_to_a_fixed_dtype() -> None:
+    image = torch.randint(0, 256, (1, 3, 24, 20), dtype=torch.uint8)
+    with pytest.raises(errors.TracingError) as caught:
+        streamplan.verify(OwnDtype(), inputs=image, tile_size=12)
+    text = re.sub(r"\.py:\d+", ".py", str(caught.value))
+    assert_matches_golden(text, "error_verify_fixed_dtype")
+    assert streamplan.verify(OwnDtype(), inputs=image, tile_size=12, dtype=torch.float32, rtol=1e-4).passed
+
+
+def test_a_model_that_fails_in_any_dtype() -> None:
+    with pytest.raises(errors.TracingError) as caught:
+        streamplan.verify(nn.Conv2d(4, 2, 3), (1, 3, 24, 20), tile_size=12)
+    assert "runs in" not in caught.value.what
+
+
 # ------------------------------------------------------------------------------------- the tests' own comparison bites
 
 

@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,12 @@ from torch.utils import _pytree as pytree
 from streamplan.api.executable import tensors_in_order
 from streamplan.api.module import StreamedModule
 from streamplan.api.requests import bind_call, check_model, cut_option, resolve_arguments
-from streamplan.errors import VerificationError
+from streamplan.errors import StreamPlanError, TracingError, VerificationError
 from streamplan.ir import TensorSpec
 from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_passes
-from streamplan.planning import Plan, build_plan
+from streamplan.planning import Plan, build_plan, trace_and_lower
 from streamplan.planning.arguments import CallArguments
-from streamplan.planning.model import default_device
+from streamplan.planning.model import default_device, default_dtype
 
 _GRADIENT_FLOOR = 1e-6
 """Smallest reference a gradient is compared with, as a share of the norm of all gradients together..."""
@@ -128,6 +129,7 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         The report; `print` shows it.
 
     Raises:
+        TracingError: The model cannot be traced, or not in `dtype`.
         VerificationError: A tensor differs by more than `rtol`.
     """
     plain = copy.deepcopy(check_model(model)).to(dtype)
@@ -140,9 +142,10 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     )
     arguments, device = CallArguments.of_tensors(args, kwargs), default_device(plain)
     options = dataclasses.replace(options, tile_size=options.tile_size if tile_size is None else tile_size)
-    if options.tile_size is None:
-        options = dataclasses.replace(options, tile_size=build_plan(plain, arguments, options, device).tile_size)
-    streamed = StreamedModule(copy.deepcopy(plain), arguments, options, device=device)
+    with _explaining_dtypes(model, arguments, dtype):
+        if options.tile_size is None:
+            options = dataclasses.replace(options, tile_size=build_plan(plain, arguments, options, device).tile_size)
+        streamed = StreamedModule(copy.deepcopy(plain), arguments, options, device=device)
     actual = _run(streamed, streamed, args, kwargs, seed)
     with streamed.reference_mode(plain):
         same_masks = streamed._reference(plain) if streamed._has_streamed_dropout else plain
@@ -159,6 +162,26 @@ def verify(  # noqa: PLR0913 - every option is a keyword
             do="do not train on this plan; please report the model, the sizes and this table",
         )
     return report
+
+
+@contextmanager
+def _explaining_dtypes(model: nn.Module, arguments: CallArguments, dtype: torch.dtype) -> Iterator[None]:
+    """Inside the `with` block, a model that can be traced in its own dtype alone is refused for that."""
+    try:
+        yield
+    except TracingError as error:
+        own = default_dtype(model)
+        try:
+            trace_and_lower(model, arguments.with_float_dtype(own))
+        except StreamPlanError:
+            raise error from None
+        name = str(dtype).removeprefix("torch.")
+        raise TracingError(
+            f"the model runs in {str(own).removeprefix('torch.')} alone, not in {name}, in which it is compared",
+            where=error.where,
+            why=f"{error.why}\nforward seems to convert to a fixed dtype, as x.float() does",
+            do=f"convert to the dtype of a weight, x.to(self.weight.dtype), or pass dtype={own} and rtol=1e-4",
+        ) from error
 
 
 @dataclass(frozen=True)
