@@ -184,6 +184,7 @@ def memory_facts(plan: Plan) -> list[tuple[str, str]]:
         ("", f"work space of kernels: {memory.reserve}"),
         ("plain net", f"{format_bytes(plain.peak_bytes)}, {_times(plain.peak_bytes, peak)} as much"),
         ("time", f"{time.ratio:.2f}x the plain net's: {time.source}"),
+        ("", time.accuracy),
     ]
     if time.seconds is not None and time.plain_seconds is not None:
         rows.append(("", f"{format_seconds(time.seconds)}; the plain net {format_seconds(time.plain_seconds)}"))
