@@ -126,6 +126,8 @@ def test_random_nets_are_planned_as_by_compile(family: str) -> None:
                 retraced.append(num_traces() - before > 1)  # `compile` traces once
 
     check()
+    if len(planned) < _EXAMPLES:  # many of the sizes that were drawn are refused
+        check()
     assert len(planned) >= _EXAMPLES
     assert not all(retraced)
 
