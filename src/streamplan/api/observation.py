@@ -106,11 +106,11 @@ class Observation:
     def _variant(self, executable: Executable, names: tuple[str, ...]) -> Executable:
         key = executable, names
         if key not in self._variants:
-            self._variants[key] = _observing(self._streamed, executable, names)
+            self._variants[key] = observing_executable(self._streamed, executable, names)
         return self._variants[key]
 
 
-def _observing(streamed: StreamedModule, executable: Executable, names: tuple[str, ...]) -> Executable:
+def observing_executable(streamed: StreamedModule, executable: Executable, names: tuple[str, ...]) -> Executable:
     """An executable that shows the named values.
 
     With recomputed halos one position of all of them may read more than the tile that was asked for; then the tile is

@@ -80,4 +80,4 @@ def aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
     for row in rows:
         texts = [f"{text:<{width}}" for text, width in zip(row[:2], widths[:2], strict=True)]
         numbers = [f"{text:>{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
-        yield "  " + "  ".join([*texts, *numbers])
+        yield ("  " + "  ".join([*texts, *numbers])).rstrip()
