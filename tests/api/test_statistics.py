@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import streamplan
 from streamplan.api.observation import observing_executable
 from streamplan.errors import BatchesError, HookError, NothingToStreamError
 from streamplan.options import HaloPolicy
+from streamplan.projection.allocations import changes
 from tests.api.small_nets import Classifier, Masked, Normed, TwoImages
 from tests.api.whole_activations import assert_same_statistics, whole_activations
 from tests.golden import assert_matches_golden
@@ -28,6 +31,7 @@ from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet, unet3d, unet_bilinear, unet_valid
 from tests.planned import plan_only
+from tests.projection.measuring import measured_peaks
 from tests.strategies import Recipe, nets
 
 HALOS: tuple[HaloPolicy, ...] = ("reuse", "recompute")
@@ -347,6 +351,23 @@ def test_autocast() -> None:
     assert out.dtype == torch.bfloat16
     expected = out.detach().double().std((0, 2, 3), correction=0)
     torch.testing.assert_close(found["stem.0"].std, expected, rtol=1e-3, atol=0)
+
+
+def test_memory_is_that_of_a_tile() -> None:
+    """It does not grow with the image, and stays below a training step's, although nothing is folded."""
+    model = unet(width=8, depth=1).eval()
+    peaks = []
+    for rows in (256, 512):
+        image = torch.randn(1, 3, rows, 128)
+        streamed = streamplan.compile(model, image.shape, (64, 128))
+        streamplan.activation_statistics(streamed, [image])
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+            streamplan.activation_statistics(streamed, [image])
+        peaks.append(max(accumulate(change.num_bytes for change in changes(profiler))))
+    step = measured_peaks(streamed, image)
+    assert peaks[1] <= 1.01 * peaks[0]
+    assert peaks[1] < step["backward"]
+    assert peaks[1] < 0.5 * 8 * 4 * 512 * 128 * 4  # half of what four maps of full size would take
 
 
 def test_nothing_is_left_behind() -> None:
