@@ -242,6 +242,31 @@ def test_channels_behind_the_axes() -> None:
     assert_same_statistics(found, streamed, [(image,)], behind)
 
 
+class Reductions(nn.Module):
+    """Values without channels, and without anything but axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.conv(x)
+        return y.unflatten(1, (2, 3)), y.mean(1), y[0, 0] * 2
+
+
+def test_other_dimensions_than_one_of_channels() -> None:
+    streamed = streamplan.compile(Reductions().double(), (2, 3, 20, 17), 9)
+    image = torch.randn(2, 3, 20, 17, dtype=torch.float64)
+    found = streamplan.activation_statistics(streamed, [image])
+    y = whole_activations(streamed, [image])["conv"]
+    grouped, single = y.unflatten(1, (2, 3)), y[0, 0]
+    torch.testing.assert_close(found["unflatten"].std, grouped.std((0, 3, 4), correction=0), rtol=1e-10, atol=0)
+    torch.testing.assert_close(found["mean"].std, y.mean(1).std(correction=0), rtol=1e-10, atol=0)
+    assert found["unflatten"].count == 2 * 18 * 15 == found["mean"].count
+    torch.testing.assert_close(found["mul"].mean, 2 * single.mean(), rtol=1e-10, atol=0)
+    assert found["mul"].count == 18 * 15
+
+
 def test_several_inputs() -> None:
     model = randomize_(TwoImages().double(), 1)
     batches = [(torch.randn(1, 3, 40, h).double(), torch.randn(1, 1, 40, h).double()) for h in (30, 25)]

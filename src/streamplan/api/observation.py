@@ -30,7 +30,7 @@ class ObservedValue:
     call: OpCall
     """What computes it."""
     channel_dims: tuple[int, ...]
-    """Dimensions that are neither the batch nor image axes."""
+    """Dimensions that are no image axes, without the first of these, which is the batch."""
 
 
 def observable_values(executable: Executable) -> dict[str, ObservedValue]:
@@ -71,8 +71,8 @@ def called_modules(executable: Executable) -> dict[str, str]:
 
 def _channel_dims(executable: Executable, name: str) -> tuple[int, ...]:
     spec = executable.prepared.facts.maps[name]
-    _, *channels = (dim for dim in range(len(spec.shape)) if dim not in spec.dims)
-    return tuple(channels)
+    others = [dim for dim in range(len(spec.shape)) if dim not in spec.dims]
+    return tuple(others[1:])
 
 
 class Observation:
