@@ -132,6 +132,7 @@ def test_both_halo_policies(halo: HaloPolicy) -> None:
         assert float((output.var(1, correction=0) - 1).abs().max()) < 1e-10, path
 
 
+@pytest.mark.slow
 def test_a_residual_net_with_norms() -> None:
     """Layers whose norms are folded and whose ReLUs overwrite, in a net whose execution order is not that of paths."""
     model = resnet18(width=2, num_classes=3).eval()

@@ -141,6 +141,7 @@ def test_positions_that_nothing_reads_count_too(halo: HaloPolicy) -> None:
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("halo", HALOS)
 def test_random_nets(halo: HaloPolicy) -> None:
     """Every position of every value counts once, whatever the net."""
@@ -378,6 +379,7 @@ def test_autocast() -> None:
     torch.testing.assert_close(found["stem.0"].std, expected, rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_tile() -> None:
     """It does not grow with the image, and stays below a training step's, although nothing is folded."""
     model = unet(width=8, depth=1).eval()
