@@ -6,12 +6,13 @@ loss = criterion(streamed(image), target)
 loss.backward()
 """
 
-from streamplan import testing
+from streamplan import init, testing
 from streamplan.api import (
     ParetoPoint,
     StreamedModule,
     TensorError,
     VerificationReport,
+    activation_statistics,
     compile,
     pareto_front,
     plan,
@@ -23,12 +24,18 @@ from streamplan.api import (
 from streamplan.errors import StreamPlanError
 from streamplan.images import Source, open_slide
 from streamplan.planning import Plan
+from streamplan.report.initialisation import InitialisationReport, LayerInitialisation
 from streamplan.report.receptive_field import ReceptiveFieldReport
+from streamplan.report.statistics import ActivationStatistics, ChannelStatistics
 from streamplan.rules import LocalRule
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivationStatistics",
+    "ChannelStatistics",
+    "InitialisationReport",
+    "LayerInitialisation",
     "LocalRule",
     "ParetoPoint",
     "Plan",
@@ -39,7 +46,9 @@ __all__ = [
     "TensorError",
     "VerificationReport",
     "__version__",
+    "activation_statistics",
     "compile",
+    "init",
     "open_slide",
     "pareto_front",
     "plan",

@@ -83,7 +83,7 @@ class InfeasibleBudgetError(StreamPlanError, ValueError):
 
 
 class OptionError(StreamPlanError, ValueError):
-    """An option of `compile`, `plan` or `verify` has a value it does not take."""
+    """An option of a public function has a value it does not take."""
 
 
 class TracingError(StreamPlanError):
@@ -112,6 +112,22 @@ class HookError(StreamPlanError):
 
 class InputMismatchError(StreamPlanError, ValueError):
     """A call's input does not fit the plan: another rank, channel count, dtype or argument."""
+
+
+class BatchesError(StreamPlanError, ValueError):
+    """A series of images is not one, is empty, or can be gone through only once where that is not enough."""
+
+
+class InitialisationError(StreamPlanError, ValueError):
+    """A layer cannot be brought to unit variance: its output is constant or not finite, or its weight is computed.
+
+    Attributes:
+        channels: The output channels that cannot; empty if the reason is another one.
+    """
+
+    def __init__(self, what: str, *, channels: tuple[int, ...] = (), **parts: str) -> None:
+        self.channels = channels
+        super().__init__(what, **parts)
 
 
 class SourceError(StreamPlanError, ValueError):

@@ -200,6 +200,43 @@ REFUSALS = [
         errors.PlanMismatchError,
         ValueError,
     ),
+    refusal(
+        "statistics_not_streamed",
+        lambda: streamplan.activation_statistics(Plain(), [torch.zeros(SIZE)]),  # type: ignore[arg-type]
+        errors.ModelTypeError,
+        TypeError,
+    ),
+    refusal(
+        "batches_one_tensor",
+        lambda: streamplan.activation_statistics(compiled(), torch.zeros(SIZE)),
+        errors.BatchesError,
+        ValueError,
+    ),
+    refusal("batches_empty", lambda: streamplan.activation_statistics(compiled(), []), errors.BatchesError, ValueError),
+    refusal(
+        "batches_with_labels",
+        lambda: streamplan.activation_statistics(compiled(), [(torch.zeros(SIZE), 1)]),
+        errors.InputMismatchError,
+        ValueError,
+    ),
+    refusal(
+        "batches_iterator",
+        lambda: streamplan.init.lsuv_(compiled(), iter([torch.zeros(SIZE)])),
+        errors.BatchesError,
+        ValueError,
+    ),
+    refusal(
+        "lsuv_tolerance",
+        lambda: streamplan.init.lsuv_(compiled(), [torch.zeros(SIZE)], tol=0),
+        errors.OptionError,
+        ValueError,
+    ),
+    refusal(
+        "lsuv_iterations",
+        lambda: streamplan.init.lsuv_(compiled(), [torch.zeros(SIZE)], max_iter=0),
+        errors.OptionError,
+        ValueError,
+    ),
 ]
 
 
@@ -298,6 +335,7 @@ def test_every_kind_of_error_has_a_refusal() -> None:
         "NothingRecordedError": "tests/api/test_random_ops.py",
         "OutOfMemoryError": "tests/runtime/test_out_of_memory.py",
         "InfeasibleBudgetError": "tests/planner/test_choose.py",
+        "InitialisationError": "tests/api/test_lsuv.py",
     }
     kinds = {
         name

@@ -5,6 +5,7 @@ from streamplan.api.front import ParetoPoint, pareto_front
 from streamplan.api.module import StreamedModule
 from streamplan.api.receptive_field import receptive_field
 from streamplan.api.registration import register_rule, unregister_rule
+from streamplan.api.statistics import activation_statistics
 from streamplan.api.verify import TensorError, VerificationReport, verify
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "StreamedModule",
     "TensorError",
     "VerificationReport",
+    "activation_statistics",
     "compile",
     "pareto_front",
     "plan",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -20,10 +20,12 @@ from streamplan.planning.memory import CallMemory
 from streamplan.rules import Draw
 from streamplan.runtime import (
     GraphCache,
+    Observer,
     OnTile,
     Progress,
     Segment,
     build_segment,
+    observe_segment,
     reporting_shortage,
     stream_segment,
     write_segment,
@@ -138,6 +140,38 @@ class Executable:
         maps = [values[name] for name in self.segment.part.input_maps]
         write_segment(self.segment, maps, smalls, device, targets, progress, self.graphs)
 
+    def observe(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        observer: Observer,
+        on_tile: OnTile | None = None,
+    ) -> None:
+        """Compute the tiles without autograd, and show the values that the program was made to show.
+
+        Nothing resident is computed, so that an input that it alone would read may be anything.
+
+        Raises:
+            OutOfMemoryError: Memory runs out.
+        """
+        progress = self._progress(inputs, device, on_tile, is_written=True)
+        compute = partial(self._observe, model, inputs, device, observer, progress)
+        with torch.no_grad():
+            reporting_shortage(compute, self.segment.memory, progress, device)
+
+    def _observe(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        observer: Observer,
+        progress: Progress,
+    ) -> None:
+        values, smalls, _ = self._prepare(model, inputs, device, progress, has_head=False)
+        maps = [values[name] for name in self.segment.part.input_maps]
+        observe_segment(self.segment, maps, smalls, device, observer, progress)
+
     def _progress(
         self,
         inputs: Sequence[Tensor | Source],
@@ -160,12 +194,18 @@ class Executable:
         return Progress(self.segment.num_tiles, memory, on_tile)
 
     def _prepare(
-        self, model: nn.Module, inputs: Sequence[Tensor | Source], device: torch.device, progress: Progress
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        progress: Progress,
+        *,
+        has_head: bool = True,
     ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[Tensor, ...]]:
         """Values by name, the small tensors of the tiles, and the tensors they were made from."""
         values: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
         program = self.program.program
-        resident = {*program.prologue_inputs, *program.prologue_smalls, *program.head_inputs}
+        resident = {*program.prologue_inputs, *program.prologue_smalls, *(program.head_inputs if has_head else ())}
         for name in self.input_names:
             if name in resident:
                 _check_resident(name, values[name], device)
@@ -187,15 +227,18 @@ class Executable:
         return values, smalls, tuple(weights.values())
 
 
-def build_executable(prepared: PreparedPlan, *, cuda_graphs: bool = False) -> Executable:
+def build_executable(
+    prepared: PreparedPlan, *, cuda_graphs: bool = False, observed: Collection[str] = ()
+) -> Executable:
     """Emit and load the program of a prepared plan.
 
     Args:
         prepared: The plan.
         cuda_graphs: Whether tiles are recorded on a GPU.
+        observed: Cut values for `observe`, the only method such an executable has a program for.
     """
     part, trace = prepared.part, prepared.traced.trace
-    loaded = load_prepared(prepared)
+    loaded = load_prepared(prepared, observed)
     segment = build_segment(prepared, loaded.program.smalls, loaded.tile)
     streamed = prepared.cut.streamed
     resident = {

@@ -163,16 +163,24 @@ class StreamedModule(nn.Module):
         if self._is_disabled:
             with self.reference_mode(self._model):
                 return self._run_plain(args, kwargs, out)
-        check_call(self._model, self._plan, args, kwargs)
-        tensors, device = tensors_in_order(args, kwargs), self._device()
-        executable = self._executable(CallArguments.of_tensors(args, kwargs), device)
-        check_hooks(self._model, executable.resident_modules, executable.streamed_modules)
-        bar = ProgressBar() if self._progress else None
+        (executable, tensors), device, bar = self._checked_call(args, kwargs), self._device(), self._bar()
         if out is not None:
             executable.write(self._model, tensors, device, out, bar)
             return out
         self._last_forward = executable, RandomState.current(device)
         return executable.run(self._model, tensors, device, bar)
+
+    def _checked_call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Executable, list[torch.Tensor | Source]]:
+        """The executable of a call and its tensors, if it fits the plan; arguments are bound already."""
+        check_call(self._model, self._plan, args, kwargs)
+        executable = self._executable(CallArguments.of_tensors(args, kwargs), self._device())
+        check_hooks(self._model, executable.resident_modules, executable.streamed_modules)
+        return executable, tensors_in_order(args, kwargs)
+
+    def _bar(self) -> ProgressBar | None:
+        return ProgressBar() if self._progress else None
 
     def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The plain model's result, from whole tensors."""

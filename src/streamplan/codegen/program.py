@@ -68,6 +68,7 @@ def emit_program(
     traced: fx.Graph,
     title: str,
     carrying: Carrying | None = None,
+    observed: frozenset[str] = frozenset(),
 ) -> Program:
     """Write the program of `graph` cut at `cut`.
 
@@ -79,6 +80,8 @@ def emit_program(
         traced: The fx graph that `graph` was lowered from; node names are call names.
         title: First line of the program: model and input size.
         carrying: What is carried from tile to tile; None if halos are computed again.
+        observed: Cut values that `tile` hands to `t.observe` as soon as it has computed them; then it returns no block
+            of any.
     """
     part = lowered.part
     streamed = [call for call in graph.calls if call.name in cut.streamed]
@@ -92,7 +95,7 @@ def emit_program(
     sections = [
         prologue.text,
         derive_source(lowered.folds),
-        _tile_source(lowered, carrying, called),
+        _tile_source(lowered, carrying, called, observed),
         head.text,
     ]
     names |= called.table
@@ -184,18 +187,21 @@ def _closure(traced: fx.Graph, names: frozenset[str], stop: frozenset[str]) -> f
     return frozenset(found)
 
 
-def _tile_source(lowered: LoweredPart, carrying: Carrying | None, names: GlobalNames) -> str:
+def _tile_source(lowered: LoweredPart, carrying: Carrying | None, names: GlobalNames, observed: frozenset[str]) -> str:
     part = lowered.part
     last_reader = {edge.source: edge.reader for edge in part.edges}
+    kept = () if observed else part.frontier
     arguments = ", ".join(("t", "w", *(identifier(name) for name in part.input_maps)))
     lines = [f"def tile({arguments}):"]
     for name in part.order:
         call = lowered.graph[name]
-        freed = [s for s, reader in last_reader.items() if reader == name and s not in part.frontier]
+        freed = [s for s, reader in last_reader.items() if reader == name and s not in kept]
         lines.append(_call_line(lowered, call, freed, carrying, names))
         if carrying is not None and name in carrying.carried and ADDEND not in call.arguments:
             lines.append(f'    {identifier(name)} = t.join({identifier(name)}, "{name}")')
-    blocks = ", ".join(f't.block({identifier(name)}, "{name}")' for name in part.frontier)
+        if name in observed:
+            lines.append(f'    t.observe({identifier(name)}, "{name}")')
+    blocks = ", ".join(f't.block({identifier(name)}, "{name}")' if kept else "None" for name in part.frontier)
     lines.append(f"    return ({blocks},)")
     return "\n".join(lines) + "\n"
 

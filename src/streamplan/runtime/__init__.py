@@ -2,6 +2,8 @@
 
 from streamplan.runtime.building import build_segment
 from streamplan.runtime.graphs import GraphCache
+from streamplan.runtime.moments import Moments, Pools
+from streamplan.runtime.observing import Observer, observe_segment
 from streamplan.runtime.progress import OnTile, Progress
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.shortage import DeviceOutOfMemoryError, reporting_shortage
@@ -11,11 +13,15 @@ from streamplan.runtime.tile import Tile
 __all__ = [
     "DeviceOutOfMemoryError",
     "GraphCache",
+    "Moments",
+    "Observer",
     "OnTile",
+    "Pools",
     "Progress",
     "Segment",
     "Tile",
     "build_segment",
+    "observe_segment",
     "reporting_shortage",
     "stream_segment",
     "write_segment",

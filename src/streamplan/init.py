@@ -1,0 +1,7 @@
+"""Initialisation of models by what their layers compute, on images of any size."""
+
+from __future__ import annotations
+
+from streamplan.api.initialisation import lsuv_
+
+__all__ = ["lsuv_"]
