@@ -76,9 +76,9 @@ def _is_training_batch_norm(call: OpCall, facts: LocalityFacts) -> bool:
 
 
 def _ancestors(graph: Graph, names: tuple[str, ...]) -> frozenset[str]:
-    """All values that the named values or module outputs are computed from."""
+    """All values that the named values, or else module outputs, are computed from."""
     found: set[str] = set()
-    pending = [graph.module_outputs.get(name, name) for name in names]
+    pending = [name if name in graph.by_name else graph.module_outputs.get(name, name) for name in names]
     while pending:
         name = pending.pop()
         if name not in found and name in graph.by_name:
