@@ -8,9 +8,8 @@ from typing import Any
 
 from streamplan.planning.projection import MemoryProjection
 
-
 BENCHMARK_RATIOS = {"calibrated": (0.69, 1.17), "FLOPs": (0.82, 1.37)}
-"""Estimated over measured ratios of time, least and most of the six benchmark nets of docs/planning.md, on two cores."""
+"""Estimated over measured ratios of time: least and most of the benchmark nets of docs/planning.md, on two cores."""
 
 
 @dataclass(frozen=True)
