@@ -128,7 +128,7 @@ def project(scaling: Scaling) -> Iterator[Result]:
     """What plans tell of their points."""
     net = build_net(scaling.spec(Point(scaling.image, "plain"), 1), torch.float32)
     for point in scaling.projected():
-        found: Result = {"image": point.image, "method": point.method, "tile": point.tile}
+        found = _description(point)
         try:
             plan = streamplan.plan(
                 net, (1, 3, point.image, point.image), point.tile, **plan_options(net, scaling.spec(point, 1))
@@ -149,7 +149,7 @@ def project(scaling: Scaling) -> Iterator[Result]:
 
 def measure(scaling: Scaling, point: Point, num_steps: int, num_threads: int, allowed_bytes: int) -> Result:
     """Steps of one point, or why there are none."""
-    found: Result = {"image": point.image, "method": point.method, "tile": point.tile, "steps": []}
+    found: Result = {**_description(point), "steps": []}
     spec = scaling.spec(point, num_threads)
     if point.method == "plain":
         needed = plain_peak_bytes(scaling, point.image)
@@ -181,14 +181,15 @@ def available_bytes() -> int:
 
 
 def run(scalings: Sequence[Scaling], arguments: argparse.Namespace) -> None:
-    """Project, then measure, small images of all nets first; everything is written as soon as it is known."""
+    """Project, then measure; everything is written as soon as it is known, and the next run may keep it."""
     start = time.monotonic()
+    kept = json.loads(arguments.out.read_text(encoding="utf-8"))["nets"] if arguments.resume else []
     facts = {
         "machine": machine_facts("cpu", arguments.threads),
         "malloc_environment": MALLOC_ENVIRONMENT,
         "memory_limit_gib": arguments.memory_limit,
     }
-    nets: list[Result] = [
+    nets = kept or [
         {
             "net": scaling.net,
             "options": scaling.options,
@@ -199,14 +200,13 @@ def run(scalings: Sequence[Scaling], arguments: argparse.Namespace) -> None:
         }
         for scaling in scalings
     ]
-    order = sorted(
-        ((point, index) for index, scaling in enumerate(scalings) for point in scaling.measured()),
-        key=lambda each: (each[0].image, each[0].method == "plain" and each[0].image > scalings[0].image),
-    )
-    for point, index in order:
+    for net in nets:
+        net["measured"] = [point for point in net["measured"] if point["steps"]]
+    for point, index in in_order(scalings):
+        if any(_is(point, found) for found in nets[index]["measured"]):
+            continue
         if time.monotonic() - start > 60 * arguments.minutes:
-            found: Result = {"image": point.image, "method": point.method, "tile": point.tile, "steps": []}
-            found["reason"] = f"not begun after {arguments.minutes:g} minutes"
+            found: Result = {**_description(point), "steps": [], "reason": "the time was over; --resume goes on"}
         else:
             num_steps = arguments.steps if point.image <= scalings[index].image else 1
             allowed = min(arguments.memory_limit * _GIB, available_bytes() - _RESERVED_BYTES)
@@ -215,6 +215,27 @@ def run(scalings: Sequence[Scaling], arguments: argparse.Namespace) -> None:
         _report(scalings[index].net, found)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps({**facts, "nets": nets}, indent=1) + "\n", encoding="utf-8")
+
+
+def in_order(scalings: Sequence[Scaling]) -> list[tuple[Point, int]]:
+    """Points with the numbers of their nets: the largest images last, and what is at another tile size before them."""
+    points = [(point, index) for index, scaling in enumerate(scalings) for point in scaling.measured()]
+
+    def key(each: tuple[Point, int]) -> tuple[bool, bool, int]:
+        point, index = each
+        is_large = point.image > 2 * scalings[index].image
+        is_beside = point.method == "plain" if is_large else point.tile not in (None, scalings[index].tile)
+        return is_large, is_beside, point.image
+
+    return sorted(points, key=key)
+
+
+def _description(point: Point) -> Result:
+    return {"image": point.image, "method": point.method, "tile": point.tile}
+
+
+def _is(point: Point, found: Result) -> bool:
+    return all(found[name] == value for name, value in _description(point).items())
 
 
 def _report(net: str, found: Result) -> None:
@@ -230,6 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure unless only drawing is asked for, and draw."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a net of few channels on small images")
+    parser.add_argument("--resume", action="store_true", help="keep what the results have, and measure the rest")
     parser.add_argument("--draw", action="store_true", help="draw what was measured before")
     parser.add_argument("--minutes", type=float, default=20, help="no measurement is begun later than that (20)")
     parser.add_argument("--steps", type=int, default=2, help="per point; one on the largest images (2)")

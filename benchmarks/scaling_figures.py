@@ -76,6 +76,8 @@ def _draw_images(axes: Axes, net: Result, quantity: str) -> None:
     _points(axes, net, "reuse", quantity, lambda p: p["image"], tile=tile)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=10)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     _name_extents(axes, f"image, pixels along each axis; tile {tile} x {tile}", [p["image"] for p in points])
 
 
