@@ -44,7 +44,7 @@ def _draw(results: Result, path: Path, draw_axes: Callable[[Axes, Result, str], 
             axes.set_title(_TITLES[net["net"]], fontsize=10)
             axes.grid(visible=True, alpha=0.3)
     handles, labels = panels[0][1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.savefig(path)
     return path
 
