@@ -68,18 +68,24 @@ def _step(model: nn.Module, spec: Spec, image: Tensor) -> None:
 
 
 def _compiled(net: Net, spec: Spec) -> streamplan.StreamedModule:
+    options = plan_options(net, spec)
+    if spec.cuda_graphs:
+        options["cuda_graphs"] = True
+    return streamplan.compile(net, (1, 3, *spec.image_size), spec.tile_size, **options)
+
+
+def plan_options(net: Net, spec: Spec) -> dict[str, Any]:
+    """What a plan is asked for besides sizes."""
     options: dict[str, Any] = {"cut": spec.cut, "halo": spec.method}
     if spec.passes is not None:
         options["passes"] = spec.passes
     if spec.keep_tiles is not None:
         options["keep_tiles"] = spec.keep_tiles
-    if spec.cuda_graphs:
-        options["cuda_graphs"] = True
     if net.training:
         options["batch_norm"] = "resident"
     if spec.has_host_bytes:
         options["dtype"] = torch.uint8
-    return streamplan.compile(net, (1, 3, *spec.image_size), spec.tile_size, **options)
+    return options
 
 
 def _grid(plan: streamplan.Plan) -> list[int]:

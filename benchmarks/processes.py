@@ -57,12 +57,18 @@ class Server:
     Args:
         spec: What it prepares.
         timeout_seconds: When to give up an answer.
+        gives_memory_back: As for `run_worker`.
     """
 
-    def __init__(self, spec: Spec, timeout_seconds: float | None = None) -> None:
+    def __init__(self, spec: Spec, timeout_seconds: float | None = None, *, gives_memory_back: bool = False) -> None:
         self._timeout_seconds = timeout_seconds
         self._process = subprocess.Popen(
-            [*_command(spec), "--serve"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*_command(spec), "--serve"],
+            cwd=ROOT,
+            env={**os.environ, **(MALLOC_ENVIRONMENT if gives_memory_back else {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._ready: Result | None = None
 

@@ -61,12 +61,13 @@ class Bench:
         self._step.zero_grad()
         memory = PeakMemory(device, self._base_bytes)
         synchronize(device)
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         self._run()
         synchronize(device)
-        seconds = time.perf_counter() - start
+        seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
         return {
             "seconds": seconds,
+            "processor_seconds": processor_seconds,
             "compile_seconds": self.compile_seconds,
             "peak_bytes": memory.peak_bytes,
             "memory_measure": memory.measure,

@@ -175,6 +175,10 @@ class DoubleBackwardError(StreamPlanError, RuntimeError):
     """A gradient of a gradient was asked for; the streamed part gives first derivatives only."""
 
 
+class TargetError(StreamPlanError, ValueError):
+    """What an image is to be differentiated for is not one number per image, or does not depend on the image."""
+
+
 class NothingRecordedError(StreamPlanError, RuntimeError):
     """The random numbers of a forward pass were asked for, and there was none."""
 

@@ -22,10 +22,16 @@ from tests.api.refused_nets import Branches, Broken, FlattenFirst, Normalized, P
 from tests.golden import assert_matches_golden
 
 SIZE = (1, 3, 33, 29)
+ZEROS, BYTES = torch.zeros(SIZE), torch.zeros(SIZE, dtype=torch.uint8)
+SOURCE = streamplan.Source(ZEROS[0])
 
 
 def compiled(model: nn.Module | None = None) -> streamplan.StreamedModule:
     return streamplan.compile(model or Plain(), SIZE, 13)
+
+
+def input_gradient(image: Any, target: Any, streamed: Any = None, out: Any = None) -> Any:
+    return streamplan.input_gradient(streamed or compiled(), image, target, out=out)
 
 
 def stored_plan(**changes: str) -> streamplan.Plan:
@@ -235,6 +241,55 @@ REFUSALS = [
         "lsuv_iterations",
         lambda: streamplan.init.lsuv_(compiled(), [torch.zeros(SIZE)], max_iter=0),
         errors.OptionError,
+        ValueError,
+    ),
+    refusal(
+        "gradient_of_a_plain_net",
+        lambda: input_gradient(torch.zeros(SIZE), 0, Plain()),
+        errors.ModelTypeError,
+        TypeError,
+    ),
+    refusal("gradient_by_no_image", lambda: input_gradient([1.0], 0), errors.InputMismatchError, ValueError),
+    refusal("gradient_by_other_dtype", lambda: input_gradient(BYTES, 0), errors.InputMismatchError, ValueError),
+    refusal("gradient_of_no_class", lambda: input_gradient(ZEROS, "cat"), errors.TargetError, ValueError),
+    refusal("gradient_of_two_classes", lambda: input_gradient(ZEROS, (0, 1)), errors.TargetError, ValueError),
+    refusal("gradient_of_class_2", lambda: input_gradient(ZEROS, 2), errors.TargetError, ValueError, EVERYWHERE),
+    refusal("gradient_of_class_minus_1", lambda: input_gradient(ZEROS, -1), errors.TargetError, ValueError, EVERYWHERE),
+    refusal(
+        "gradient_of_a_map",
+        lambda: input_gradient(ZEROS, 0, compiled(Normalized().eval())),
+        errors.TargetError,
+        ValueError,
+        EVERYWHERE,
+    ),
+    refusal("gradient_of_two_numbers", lambda: input_gradient(ZEROS, lambda y: y), errors.TargetError, ValueError),
+    refusal("gradient_of_a_float", lambda: input_gradient(ZEROS, lambda y: 1.5), errors.TargetError, ValueError),
+    refusal(
+        "gradient_of_a_constant",
+        lambda: input_gradient(ZEROS, lambda y: y.detach().sum()),
+        errors.TargetError,
+        ValueError,
+        EVERYWHERE,
+    ),
+    refusal(
+        "gradient_out_shape",
+        lambda: input_gradient(SOURCE, 0, out=np.zeros((3, 29, 33), np.float32)),
+        errors.SourceError,
+        ValueError,
+    ),
+    refusal(
+        "gradient_out_rank", lambda: input_gradient(ZEROS, 0, out=np.zeros((33, 29))), errors.SourceError, ValueError
+    ),
+    refusal(
+        "gradient_out_dtype",
+        lambda: input_gradient(SOURCE, 0, out=np.zeros(SIZE[1:], np.uint8)),
+        errors.SourceError,
+        ValueError,
+    ),
+    refusal(
+        "gradient_out_read_only",
+        lambda: input_gradient(SOURCE, 0, out=np.broadcast_to(np.float32(0), SIZE[1:])),
+        errors.SourceError,
         ValueError,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from streamplan.api.compile import compile, plan
 from streamplan.api.front import ParetoPoint, pareto_front
+from streamplan.api.input_gradient import input_gradient
 from streamplan.api.module import StreamedModule
 from streamplan.api.receptive_field import receptive_field
 from streamplan.api.registration import register_rule, unregister_rule
@@ -15,6 +16,7 @@ __all__ = [
     "VerificationReport",
     "activation_statistics",
     "compile",
+    "input_gradient",
     "pareto_front",
     "plan",
     "receptive_field",

@@ -81,7 +81,8 @@ def calls(streamed: StreamedModule, batches: Iterable[Any]) -> Iterator[Call]:
         is_empty = False
         positional = tuple(batch) if isinstance(batch, tuple | list) else () if isinstance(batch, Mapping) else (batch,)
         arguments = bind_call(streamed._model, positional, batch if isinstance(batch, Mapping) else {})
-        yield Call(*streamed._checked_call(*arguments))
+        streamed._check_call(*arguments)
+        yield Call(*streamed._resolve_call(*arguments))
     if is_empty:
         raise BatchesError(
             "there are no images",

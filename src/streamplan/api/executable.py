@@ -222,7 +222,7 @@ class Executable:
             progress.memory,
             weight_bytes=sum(x.nbytes for x in made),
             gradient_bytes=sum(x.nbytes for x in wanted),
-            is_differentiated=torch.is_grad_enabled() and (bool(wanted) or progress.memory.is_image_wanted),
+            is_differentiated=torch.is_grad_enabled() and (bool(wanted) or any(x.requires_grad for x in inputs)),
         )
         return values, smalls, tuple(weights.values())
 

@@ -158,29 +158,38 @@ class StreamedModule(nn.Module):
             return self._call(args, kwargs, out)
 
     @torch.compiler.disable(reason="tiles are computed by a program of streamplan's own")  # type: ignore[untyped-decorator, no-untyped-call]
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None) -> Any:
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None, *, is_checked: bool = False) -> Any:
         args, kwargs = bind_call(self._model, args, kwargs)
         if self._is_disabled:
             with self.reference_mode(self._model):
                 return self._run_plain(args, kwargs, out)
-        (executable, tensors), device, bar = self._checked_call(args, kwargs), self._device(), self._bar()
+        if not is_checked:
+            self._check_call(args, kwargs)
+        (executable, tensors), device, bar = self._resolve_call(args, kwargs), self._device(), self._bar()
         if out is not None:
             executable.write(self._model, tensors, device, out, bar)
             return out
         self._last_forward = executable, RandomState.current(device)
         return executable.run(self._model, tensors, device, bar)
 
-    def _checked_call(
+    def _resolve_call(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Executable, list[torch.Tensor | Source]]:
-        """The executable of a call and its tensors, if it fits the plan; arguments are bound already."""
-        check_call(self._model, self._plan, args, kwargs)
+        """The executable of a call that fits the plan, and its tensors; arguments are bound already."""
         executable = self._executable(CallArguments.of_tensors(args, kwargs), self._device())
         check_hooks(self._model, executable.resident_modules, executable.streamed_modules)
         return executable, tensors_in_order(args, kwargs)
 
     def _bar(self) -> ProgressBar | None:
         return ProgressBar() if self._progress else None
+
+    def _check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compare a call's arguments with the planned ones; they are bound already.
+
+        Raises:
+            InputMismatchError: They do not fit.
+        """
+        check_call(self._model, self._plan, args, kwargs)
 
     def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The plain model's result, from whole tensors."""
@@ -194,10 +203,7 @@ class StreamedModule(nn.Module):
     def _whole(self, source: Source) -> torch.Tensor:
         """A source as a tensor, whose gradient goes where the source's does."""
         x = source.read(()).to(self._device())
-        if source.requires_grad:
-            x = x.detach().requires_grad_()
-            x.register_hook(lambda gradient: source.add_gradient((), gradient))  # type: ignore[no-untyped-call]
-        return x
+        return x if source.anchor is None else _WithGradient.apply(x, source.anchor, source)  # type: ignore[no-untyped-call]
 
     def _reference(self, model: nn.Module | None = None) -> Reference:
         """The plain model with the random numbers of the last forward pass; see `streamplan.testing.reference`."""
@@ -301,6 +307,20 @@ class StreamedModule(nn.Module):
         device = torch.device(prepared.plan.device)
         search = self._search(prepared.plan.arguments, device, prepared.traced, prepared)
         return complete(search, prepared)
+
+
+class _WithGradient(torch.autograd.Function):
+    """The identity on a source's image, whose gradient goes where the source's does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, anchor: torch.Tensor, source: Source) -> torch.Tensor:
+        ctx.source = source
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None, None]:
+        ctx.source.add_gradient((), *gradients)
+        return None, None, None
 
 
 def _with_forecast(made: Plan, given: Plan) -> Plan:

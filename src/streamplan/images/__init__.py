@@ -1,6 +1,7 @@
 """Images and maps that live in arrays: read and written by regions, never as a whole."""
 
+from streamplan.images.differentiated import DifferentiatedSource, gradient_target
 from streamplan.images.slides import open_slide
-from streamplan.images.source import Source, target_for
+from streamplan.images.source import Source, in_net_order, target_for
 
-__all__ = ["Source", "open_slide", "target_for"]
+__all__ = ["DifferentiatedSource", "Source", "gradient_target", "in_net_order", "open_slide", "target_for"]

@@ -57,6 +57,8 @@ class Source:
         """As the model sees it."""
         if gradient is not None:
             self._check_gradient(gradient)
+        self.anchor: Tensor | None = None if gradient is None else torch.zeros((), requires_grad=True)
+        """What autograd takes for the image, as it calls backward passes for tensors alone; None without gradient."""
 
     def __repr__(self) -> str:
         return f"Source({type(self._array).__name__} {self._layout.letters}, {self.shape}, {self.dtype})"
@@ -69,7 +71,7 @@ class Source:
     @property
     def requires_grad(self) -> bool:
         """Whether a backward pass is to leave a gradient."""
-        return self._gradient is not None
+        return self.anchor is not None
 
     def read(self, region: Slices) -> Tensor:
         """A region as a tensor in host memory, in the dtype of the array; a copy unless the array is a tensor itself.
@@ -92,6 +94,15 @@ class Source:
         index, block = self._index(region), self._as_block(gradient)
         found = self._gradient[index]
         _assign(self._gradient, index, found + (block if isinstance(found, Tensor) else block.numpy()))
+
+    def fill(self, value: float) -> None:
+        """Write one number everywhere."""
+        self._array[self._index(())] = value
+
+    def like(self, array: Any) -> Source:
+        """Another array whose dimensions lie as this one's do."""
+        letters = self._layout.letters
+        return Source(array, letters.removeprefix("N"), batch=letters.startswith("N"))
 
     def _index(self, region: Slices) -> Slices:
         return self._layout.index((*region, *(slice(None) for _ in self.shape[len(region) :])))
@@ -141,7 +152,7 @@ def target_for(out: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Source:
     Raises:
         SourceError: It is neither, or has another shape, or fractions would be lost.
     """
-    target = out if isinstance(out, Source) else _in_net_order(out, len(shape))
+    target = out if isinstance(out, Source) else in_net_order(out, len(shape))
     if target.shape != shape:
         raise SourceError(
             f"out has shape {target.shape}, batch and channels included",
@@ -157,14 +168,24 @@ def target_for(out: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Source:
     return target
 
 
-def _in_net_order(out: Any, rank: int) -> Source:
+def in_net_order(out: Any, rank: int, what: str = "the output") -> Source:
+    """An array with batch and channels first, or channels first without batch, that is to hold a map.
+
+    Args:
+        out: The array.
+        rank: Number of dimensions of the map, batch and channels included.
+        what: The map, for the message.
+
+    Raises:
+        SourceError: It has another number of dimensions.
+    """
     letters = "C" + "DHW"[-(rank - 2) :] if rank <= 5 else ""
     num_dims = len(getattr(out, "shape", ()))
     if letters and num_dims in (rank, rank - 1):
         return Source(out, letters, batch=num_dims == rank)
     raise SourceError(
         f"out has {num_dims} dimensions",
-        why=f"the output has {rank}, batch and channels included",
+        why=f"{what} has {rank}, batch and channels included",
         do=f"pass an array of {rank} dimensions, of {rank - 1} without the batch, or a Source with another layout",
     )
 

@@ -118,8 +118,7 @@ def stream_segment(
         *(x for x in maps if isinstance(x, Tensor)),
         *(smalls[name] for name in segment.smalls),
         *(tensor.detach() for tensor in watched),
-        # Autograd calls the backward pass for tensors alone.
-        *(torch.zeros((), requires_grad=True) for source in sources.values() if source.requires_grad),
+        *(source.anchor for source in sources.values() if source.anchor is not None),
     )
     is_differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     autocast = _AutocastState.current(device.type)

@@ -1,0 +1,78 @@
+"""An image whose samples count as floating-point numbers, so that an image of bytes has a gradient too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streamplan.errors import SourceError
+from streamplan.images.layout import Slices
+from streamplan.images.source import Source, in_net_order
+
+
+class DifferentiatedSource(Source):
+    """A source read as floating-point numbers, with an array of its own for the gradient by them.
+
+    Args:
+        image: The image; its own array for a gradient, if it has one, is left alone.
+        dtype: Of the numbers.
+        target: What the gradient is added to.
+    """
+
+    def __init__(self, image: Source, dtype: torch.dtype, target: Source) -> None:
+        self._image = image
+        self._target = target
+        self.shape = image.shape
+        self.dtype = dtype
+        self.anchor = torch.zeros((), requires_grad=True)
+
+    def __repr__(self) -> str:
+        return repr(self._image)
+
+    def read(self, region: Slices) -> Tensor:
+        """A region as floating-point numbers in host memory."""
+        return self._image.read(region).to(self.dtype)
+
+    def add_gradient(self, region: Slices, gradient: Tensor) -> None:
+        """Add to a region of the gradient."""
+        self._target.write(region, self._target.read(region) + gradient.detach().to("cpu"))
+
+
+def gradient_target(out: Any, image: Tensor | Source) -> Source:
+    """An array that the gradient by an image can be written to, filled with zeros.
+
+    Args:
+        out: A source, or an array: laid out as the image's own array, or, of a tensor, with or without the batch.
+        image: The image.
+
+    Raises:
+        SourceError: It is neither, has another shape, cannot hold fractions, or cannot be written.
+    """
+    if isinstance(out, Source):
+        target = out
+    elif isinstance(image, Source):
+        target = image.like(out)
+    else:
+        target = in_net_order(out, image.dim(), "the gradient")
+    shape = tuple(image.shape)
+    if target.shape != shape:
+        raise SourceError(
+            f"out has shape {target.shape}, batch and channels included",
+            why=f"the image has {shape}, and a gradient has the shape of its image",
+            do="make an array of that shape",
+        )
+    if not target.dtype.is_floating_point:
+        raise SourceError(
+            f"out holds {str(target.dtype).removeprefix('torch.')}",
+            why="a gradient is made of fractions, which would be lost",
+            do="make an array of floating-point numbers",
+        )
+    try:
+        target.fill(0.0)
+    except (OSError, TypeError, ValueError) as error:
+        raise SourceError(
+            "out cannot be written", why=f"its array says: {error}", do="open it for reading and writing"
+        ) from error
+    return target
