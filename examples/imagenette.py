@@ -182,7 +182,7 @@ def train(model: nn.Module, images: Images, form: Form, dtype: str, num_steps: i
         The run, without a title.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    stops = {num_steps, form.num_steps(dtype, is_main=False)}
+    stops = {num_steps, form.num_steps(dtype, is_main=False), min(form.steps)}
     losses, tuning, parameters, seconds = [], [], {}, 0.0
     for pixels, labels in islice(batches(images.training, form.batch_size, form.extent, form.seed), num_steps):
         start = time.perf_counter()
@@ -215,7 +215,10 @@ def run_variant(variant: Variant, images: Images, form: Form, dtype: str) -> Run
     """Train one variant from the initialisation that all share."""
     net = initialised_net(form.extent, len(images.classes), form.seed).to(form.device, DTYPES[dtype])
     model = variant.wrap(net, (form.batch_size, 3, form.extent, form.extent))
-    return replace(train(model, images, form, dtype, form.num_steps(dtype, variant.is_main)), title=variant.title)
+    run = train(model, images, form, dtype, form.num_steps(dtype, variant.is_main))
+    losses = f"loss {run.losses[0]:.4f} to {run.losses[-1]:.4f}"
+    print(f"{dtype}  {variant.title:43}{len(run.losses):3} steps of {run.seconds_per_step:.2f} s, {losses}", flush=True)
+    return replace(run, title=variant.title)
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
@@ -245,16 +248,15 @@ class Comparison:
 
 
 def compare(run: Run, reference: Run) -> Comparison:
-    """Compare a run with one of as many steps or more, in the same dtype."""
-    num_steps = len(run.losses)
-    pairs = zip(run.losses, reference.losses, strict=False)
-    expected = reference.parameters[num_steps]
+    """Compare a run with the conventional one, over the steps that both took."""
+    pairs = list(zip(run.losses, reference.losses, strict=False))
+    found, expected = (one.parameters[len(pairs)].double() for one in (run, reference))
     return Comparison(
         run.title,
         run.dtype,
-        num_steps,
+        len(pairs),
         differences=tuple(abs(loss - conventional) / abs(conventional) for loss, conventional in pairs),
-        parameters=float((run.parameters[num_steps] - expected).abs().max() / expected.abs().max()),
+        parameters=float((found - expected).abs().max() / expected.abs().max()),
     )
 
 
@@ -322,28 +324,19 @@ def main() -> None:
     """Train every variant in both dtypes, compare, draw."""
     arguments = parse_arguments()
     names = ("steps", "extent", "batch_size", "seed", "device")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     form = replace(QUICK if arguments.quick else Form(), **given)
     try:
         images = read_folder(arguments.data) if arguments.data else photographs()
         num_training, num_tuning = len(images.training), len(images.tuning)
         print(f"{num_training} images to train on, {num_tuning} for tuning, {len(images.classes)} classes", flush=True)
-        runs, comparisons = [], []
-        for dtype in DTYPES:
-            for variant in VARIANTS:
-                run = run_variant(variant, images, form, dtype)
-                losses = f"loss {run.losses[0]:.4f} to {run.losses[-1]:.4f}"
-                print(
-                    f"{dtype}  {run.title:43}{len(run.losses):4} steps of {run.seconds_per_step:.2f} s, {losses}",
-                    flush=True,
-                )
-                runs.append(run)
-                if variant is VARIANTS[0]:
-                    reference = run
-                else:
-                    comparisons.append(compare(run, reference))
+        runs = [run_variant(variant, images, form, dtype) for dtype in DTYPES for variant in VARIANTS]
     except StreamPlanError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    references = {run.dtype: run for run in runs if run.title == REFERENCE.title}
+    narrow = replace(references["float32"], title="conventional, from float64")
+    comparisons = [compare(run, references[run.dtype]) for run in runs if run is not references[run.dtype]]
+    comparisons.append(compare(narrow, references["float64"]))
     print_table(comparisons)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     save(arguments.folder, form, runs, comparisons)

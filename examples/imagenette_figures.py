@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREY, PALE, INK = "#0072b2", "#d55e00", "#888888", "#e6e6e6", "#333333"
 """Told apart by those who do not see all colours (Okabe and Ito, 2008)."""
@@ -77,16 +78,15 @@ def save_differences(path: Path, differences: Mapping[tuple[str, str], Sequence[
 
 
 def _draw_level(axes: Axes, level: float, text: str, colour: str) -> None:
-    """A horizontal line with its meaning at its right end."""
+    """A horizontal line with its meaning to the right of it."""
     axes.axhline(level, color=colour, linewidth=0.8, linestyle="--")
-    axes.annotate(
-        text, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=SMALL, color=colour
-    )
+    axes.annotate(text, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL, color=colour)
 
 
 def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, axis="y", color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
 
