@@ -17,10 +17,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, product, repeat
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -98,36 +101,46 @@ class InHalves(nn.Module):
         return torch.cat([self.net(half) for half in x.chunk(2)])
 
 
-Wrap = Callable[[nn.Module, tuple[int, ...]], nn.Module]
-"""From a net and the size of its input to the module that is trained, which shares the net's parameters."""
-
-
 @dataclass(frozen=True)
 class Variant:
     """One way to compute the net."""
 
-    title: str
-    wrap: Wrap
+    num_layers: int = 0
+    """Layers of table 1 that are streamed, two for each block; 0 for the conventional net."""
+    tile_size: int = 0
+    halo: Literal["recompute", "reuse"] = "recompute"
+    """Whether tiles compute their halos again, as in the paper, or carry them."""
+    is_in_halves: bool = False
     is_main: bool = False
     """Whether it trains for all steps and is drawn; the others train for fewer and are in the table alone."""
 
+    @property
+    def title(self) -> str:
+        """What it is called in tables and figures."""
+        if not self.num_layers:
+            return "conventional, batch in halves" if self.is_in_halves else "conventional"
+        tiles = f"streamed, {self.num_layers} layers, tiles of {self.tile_size}"
+        return f"{tiles}, carried" if self.halo == "reuse" else tiles
 
-def streamed(num_blocks: int, tile_size: int, halo: str) -> Wrap:
-    """Stream the first blocks, two of the paper's layers each."""
-    return lambda net, size: streamplan.compile(net, size, tile_size, cut=f"blocks.{num_blocks - 1}", halo=halo)
+    def wrap(self, net: nn.Module, size: tuple[int, ...]) -> nn.Module:
+        """The module to train, which shares the net's parameters, for inputs of a size."""
+        if self.num_layers:
+            last = f"blocks.{self.num_layers // 2 - 1}"
+            return streamplan.compile(net, size, self.tile_size, cut=last, halo=self.halo)
+        return InHalves(net) if self.is_in_halves else net
 
 
-REFERENCE = Variant("conventional", lambda net, _: net, is_main=True)
-PAPERS = Variant("streamed, 4 layers, tiles of 32", streamed(2, 32, "recompute"), is_main=True)
-CONTROL = Variant("conventional, batch in halves", lambda net, _: InHalves(net), is_main=True)
+REFERENCE = Variant(is_main=True)
+PAPERS = Variant(4, 32, is_main=True)
+CONTROL = Variant(is_in_halves=True, is_main=True)
 VARIANTS = (
     REFERENCE,
     PAPERS,
     CONTROL,
-    Variant("streamed, 4 layers, tiles of 32, carried", streamed(2, 32, "reuse")),
-    Variant("streamed, 8 layers, tiles of 64", streamed(4, 64, "recompute")),
-    Variant("streamed, 8 layers, tiles of 32, carried", streamed(4, 32, "reuse")),
-    Variant("streamed, 10 layers, tiles of 96, carried", streamed(5, 96, "reuse")),
+    Variant(4, 32, "reuse"),
+    Variant(8, 64),
+    Variant(8, 32, "reuse"),
+    Variant(10, 96, "reuse"),
 )
 
 
@@ -141,9 +154,9 @@ class Form:
     extent: int = 320
     """Rows and columns of the images in samples."""
     batch_size: int = 32
-    steps: tuple[int, int] = (80, 20)
+    steps: tuple[int, int] = (60, 12)
     """Steps of the main variants in float32 and in float64, which takes about three times as long."""
-    steps_of_others: tuple[int, int] = (20, 5)
+    steps_of_others: tuple[int, int] = (10, 3)
     """Steps of the other variants, if the main ones take as many."""
     tuning_every: int = 10
     """Steps from one look at the tuning set to the next."""
@@ -211,7 +224,7 @@ def evaluate(model: nn.Module, images: Images, form: Form, dtype: str) -> tuple[
     return loss / num_images, num_right / num_images
 
 
-def run_variant(variant: Variant, images: Images, form: Form, dtype: str) -> Run:
+def run_variant(dtype: str, variant: Variant, images: Images, form: Form) -> Run:
     """Train one variant from the initialisation that all share."""
     net = initialised_net(form.extent, len(images.classes), form.seed).to(form.device, DTYPES[dtype])
     model = variant.wrap(net, (form.batch_size, 3, form.extent, form.extent))
@@ -219,6 +232,15 @@ def run_variant(variant: Variant, images: Images, form: Form, dtype: str) -> Run
     losses = f"loss {run.losses[0]:.4f} to {run.losses[-1]:.4f}"
     print(f"{dtype}  {variant.title:43}{len(run.losses):3} steps of {run.seconds_per_step:.2f} s, {losses}", flush=True)
     return replace(run, title=variant.title)
+
+
+def run_all(images: Images, form: Form, num_jobs: int) -> list[Run]:
+    """Train all variants in both dtypes, so many at a time, each in a process of its own if it is more than one."""
+    dtypes, variants = zip(*product(DTYPES, VARIANTS), strict=True)
+    if num_jobs == 1:
+        return [run_variant(*job, images, form) for job in zip(dtypes, variants, strict=True)]
+    with ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(run_variant, dtypes, variants, repeat(images), repeat(form)))
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
@@ -237,9 +259,9 @@ class Comparison:
     """Largest difference of a parameter after the last step, over the largest parameter."""
 
     @property
-    def largest_step(self) -> int:
-        """The step, from 1, with the largest difference."""
-        return self.differences.index(max(self.differences)) + 1
+    def largest_step(self) -> int | None:
+        """The step, from 1, with the largest difference; None if no loss differs."""
+        return self.differences.index(max(self.differences)) + 1 if any(self.differences) else None
 
     @property
     def parted_step(self) -> int | None:
@@ -266,10 +288,10 @@ def print_table(comparisons: Sequence[Comparison]) -> None:
     print(f"{'':52}{'steps':>7}{'first':>12}{'last':>10}{'largest':>10}{'at step':>10}{'parted':>9}{'at the end':>12}")
     for one in comparisons:
         losses = (one.differences[0], one.differences[-1], max(one.differences))
-        parted = "no" if one.parted_step is None else one.parted_step
+        largest_step, parted_step = (step or "-" for step in (one.largest_step, one.parted_step))
         print(
             f"{one.dtype:9}{one.title:43}{one.num_steps:7}{losses[0]:12.1e}{losses[1]:10.1e}{losses[2]:10.1e}"
-            f"{one.largest_step:10}{parted:>9}{one.parameters:12.1e}"
+            f"{largest_step:>10}{parted_step:>9}{one.parameters:12.1e}"
         )
 
 
@@ -316,6 +338,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--extent", type=int, choices=range(320, 1921, 160), metavar="N", help="320, 480, ...")
     parser.add_argument("--batch-size", type=positive, help="images in a batch")
     parser.add_argument("--seed", type=int, help="of initialisation, order and crops")
+    parser.add_argument("--jobs", type=positive, default=1, help="variants trained at a time; set OMP_NUM_THREADS, too")
     parser.add_argument("--device", help="cpu or cuda")
     return parser.parse_args()
 
@@ -330,7 +353,7 @@ def main() -> None:
         images = read_folder(arguments.data) if arguments.data else photographs()
         num_training, num_tuning = len(images.training), len(images.tuning)
         print(f"{num_training} images to train on, {num_tuning} for tuning, {len(images.classes)} classes", flush=True)
-        runs = [run_variant(variant, images, form, dtype) for dtype in DTYPES for variant in VARIANTS]
+        runs = run_all(images, form, arguments.jobs)
     except StreamPlanError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     references = {run.dtype: run for run in runs if run.title == REFERENCE.title}
