@@ -37,6 +37,7 @@ def save_curves(path: Path, curves: Mapping[str, Mapping[str, tuple[Sequence[flo
                 [step for step, _ in tuning], [loss for _, loss in tuning], "o", label=f"{title}, tuning", **marker
             )
         axes.set_title(dtype, loc="left", fontsize=10, color=INK)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xlabel("step", fontsize=9)
         _tidy(axes)
     figure.axes[0].set_ylabel("cross entropy", fontsize=9)
