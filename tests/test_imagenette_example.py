@@ -72,7 +72,8 @@ def test_the_quick_form(tmp_path: Path) -> None:
         assert one["parameters"] < (1e-9 if dtype == "float64" else 1e-3), title
         assert title in done.stdout
     for name in ("curves", "difference"):
-        assert PIL.Image.open(tmp_path / f"imagenette-{name}.png").size[0] > 900
+        with PIL.Image.open(tmp_path / f"imagenette-{name}.png") as figure:
+            assert figure.size[0] > 900
 
 
 @pytest.mark.slow
@@ -108,11 +109,25 @@ def test_folders_that_cannot_be_used(images: Any, tmp_path: Path, layout: list[s
     assert "\n  do:" in str(caught.value)
 
 
-def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
-    done = run_script("--data", tmp_path / "nowhere")
-    assert done.returncode == 1
-    assert "nowhere is not a folder" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data", "nowhere"], "ImageFolderError: nowhere is not a folder"),
+        (["--steps", "0", "1"], "0 is not 1 or more"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    script: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["imagenette.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        script.main()
+    assert caught.value.code not in {None, 0}
+    assert expected in f"{caught.value.code}{capsys.readouterr().err}"
 
 
 def test_a_file_that_is_no_image(images: Any, tmp_path: Path) -> None:
