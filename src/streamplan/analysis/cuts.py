@@ -95,17 +95,23 @@ def _resolve(graph: Graph, facts: LocalityFacts, name: str) -> str:
         )
     if not facts.is_streamable(value):
         barrier = _first_barrier(graph, facts, value)
-        verdict = facts.verdicts[barrier]
         candidates = [cut.frontier[0] for cut in enumerate_cuts(graph, facts) if len(cut.frontier) == 1]
         raise CutError(
             f"the net cannot be cut at {name!r}",
             where=graph[barrier].where,
-            why="it is the image itself; nothing would be streamed"
-            if value in facts.input_maps
-            else f"{value} depends on {barrier}, which is {verdict.locality.value}: {verdict.reason}",
+            why=_why_not(facts, value, barrier),
             do=f"the latest single-tensor cut is {candidates[-1]!r}" if candidates else "cut='latest'",
         )
     return value
+
+
+def _why_not(facts: LocalityFacts, value: str, barrier: str) -> str:
+    """Why a value is no cut."""
+    if value in facts.input_maps:
+        return "it is the image itself; nothing would be streamed"
+    verdict = facts.verdicts[barrier]
+    what = f"{value} is" if value == barrier else f"{value} depends on {barrier}, which is"
+    return f"{what} {verdict.locality.value}: {verdict.reason}"
 
 
 def _first_barrier(graph: Graph, facts: LocalityFacts, value: str) -> str:
