@@ -49,7 +49,7 @@ class Settings:
     schedule: Schedule
 
 
-FULL = Settings(512, 4, 128, 32, 128, 32, (0, 1, 2), Schedule(num_epochs=12))
+FULL = Settings(512, 8, 128, 32, 128, 32, (0, 1), Schedule(num_epochs=8))
 QUICK = Settings(256, 4, 32, 8, 16, 8, (0,), Schedule(num_epochs=2))
 
 

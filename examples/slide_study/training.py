@@ -23,7 +23,7 @@ class Schedule:
     num_epochs: int
     num_accumulated: int = 2
     """Calls whose gradients make one step of the optimiser."""
-    slides_per_call: int = 8
+    slides_per_call: int = 4
     """Over which BatchNorm takes its statistics."""
     learning_rate: float = 1e-3
     decay: float = 0.9
