@@ -2,6 +2,7 @@
 
     python examples/whole_slide.py --quick             # both, small; under a minute
     python examples/whole_slide.py study               # scores by input size; under an hour on two cores
+    python examples/whole_slide.py draw                # table and pictures of a study that was run
     python examples/whole_slide.py step --size 8192    # a training step of the 28-layer net, projected and measured
     python examples/whole_slide.py step --slide a.svs --level 1 --label 0.7
     python examples/whole_slide.py predict --weights whole_slide/weights_512_seed_0.pt --slide a.tif
@@ -14,6 +15,7 @@ convolutional neural networks for end-to-end learning with multi-megapixel image
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from slide_study.nets import NUM_LAYERS, PAPER_SIZES, PAPER_WIDTH
 from slide_study.slides import draw_slide
 from slide_study.step import SlideFile, in_a_process_of_its_own, memory_table, plan_step
 from slide_study.stored import store_slide
-from slide_study.study import FULL, QUICK, load_net, run_study, table
+from slide_study.study import FULL, QUICK, Run, load_net, load_runs, run_study, table
 
 import streamplan
 
@@ -34,7 +36,13 @@ _QUICK_SIZE, _QUICK_WIDTH = 512, 8
 def study(arguments: argparse.Namespace) -> None:
     """Train and test nets at three input sizes; a table and two pictures."""
     runs = run_study(arguments.folder, QUICK if arguments.quick else FULL)
-    print(f"\n{table(runs)}\n")
+    print()
+    draw(arguments, runs)
+
+
+def draw(arguments: argparse.Namespace, runs: Sequence[Run]) -> None:
+    """The table and the pictures of a study."""
+    print(f"{table(runs)}\n")
     figures = arguments.figures or arguments.folder
     save_marks(figures / "whole-slide-marks.png")
     save_scores(figures / "whole-slide-scores.png", runs)
@@ -83,7 +91,9 @@ def find_slide(arguments: argparse.Namespace, size: int) -> tuple[SlideFile, flo
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", nargs="?", choices=("study", "step", "predict"), help="study and step unless given")
+    parser.add_argument(
+        "task", nargs="?", choices=("study", "draw", "step", "predict"), help="study and step unless given"
+    )
     parser.add_argument("--quick", action="store_true", help="everything small: under a minute")
     parser.add_argument("--folder", type=Path, default=Path("whole_slide"), help="where slides and results go")
     parser.add_argument("--figures", type=Path, help="where pictures go; with the results unless given")
@@ -101,6 +111,8 @@ def main() -> None:
     torch.manual_seed(0)
     if arguments.task in (None, "study"):
         study(arguments)
+    if arguments.task == "draw":
+        draw(arguments, load_runs(arguments.folder))
     if arguments.task in (None, "step"):
         step(arguments)
     if arguments.task == "predict":

@@ -235,6 +235,9 @@ def test_the_sets_of_a_study(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_quick_form(tmp_path: Path) -> None:
+    from slide_study.nets import SlideNet
+    from slide_study.study import load_runs, table
+
     printed = run("--quick", "--folder", tmp_path)
     for size, layers in ((64, 22), (128, 25), (256, 28)):
         assert f"\n| {size} x {size} | {layers} | " in printed
@@ -249,11 +252,10 @@ def test_the_quick_form(tmp_path: Path) -> None:
     assert half[0] == 0.5
     for name in ("marks", "scores"):
         assert (tmp_path / f"whole-slide-{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert table(load_runs(tmp_path)) in printed
     pyramid(tmp_path / "slide.tif")
     weights = tmp_path / "weights_64_seed_0.pt"
     told = run("predict", "--weights", weights, "--slide", tmp_path / "slide.tif", "--level", "1", "--tile-size", "64")
-    from slide_study.nets import SlideNet
-
     stored = torch.load(weights, weights_only=True)
     net = SlideNet(**stored["recipe"])
     net.load_state_dict(stored["state"])

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slide_study.nets import NUM_LAYERS, PAPER_SIZES
 from slide_study.slides import BLOCK, PERIODS, Slide, averaged
 from slide_study.stored import FACTORS
 from slide_study.study import Run
@@ -80,15 +81,22 @@ def _draw_paper(left: Axes, right: Axes) -> None:
     left.legend(fontsize=8, frameon=False, loc="upper left")
     for (name, areas), style in zip(PAPER_AREAS.items(), ("-", "--", ":"), strict=True):
         right.plot(range(3), areas, color=_GREY, marker="s", linestyle=style, label=name)
-    _finish_areas(right, "CAMELYON17, table 5: against negative slides")
+    _finish_areas(right, "CAMELYON17, table 5: against negative slides", "upper left")
     for axes in (left, right):
-        axes.set_xticks(range(3), [f"{size}²" for size in PAPER_CORRELATIONS])
+        layers = zip(PAPER_SIZES.values(), NUM_LAYERS.values(), strict=True)
+        axes.set_xticks(range(3), [f"{size}²\n{count} layers" for size, count in layers])
 
 
 def _draw_correlations(axes: Axes, runs: Sequence[Run]) -> None:
     sizes = sorted({run.size for run in runs})
     groups = [[run for run in runs if run.size == size] for size in sizes]
-    axes.plot(range(3), [group[0].ceiling for group in groups], color=_INK, linestyle=":", label="what can be seen")
+    axes.plot(
+        range(3),
+        [group[0].ceiling for group in groups],
+        color=_INK,
+        linestyle=":",
+        label="of what can be seen and the label",
+    )
     axes.plot(
         range(3), [np.mean([run.correlation for run in group]) for group in groups],
         color=_BLUE, marker="o", label="mean over seeds",
@@ -98,7 +106,7 @@ def _draw_correlations(axes: Axes, runs: Sequence[Run]) -> None:
             [place] * len(group), [run.correlation for run in group],
             color=_BLUE, marker="_", markersize=14, linestyle="none", label="" if place else "each seed",
         )  # fmt: skip
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(min(0.0, *(run.correlation - 0.05 for run in runs)), 1.05)
     axes.set_title("Spearman's correlation of prediction and label", fontsize=9)
     axes.set_ylabel("Spearman's correlation", fontsize=9)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
@@ -111,17 +119,17 @@ def _draw_areas(axes: Axes, runs: Sequence[Run]) -> None:
     for kind, (period, colour, marker) in enumerate(styles):
         means = [np.mean([run.areas[kind] for run in group]) for group in groups]
         axes.plot(range(3), means, color=colour, marker=marker, label=f"marks of period {period} px")
-    _finish_areas(axes, "Slides with one kind of marks, against slides without")
+    _finish_areas(axes, "Slides with one kind of marks, against slides without", "center right")
     _set_sizes(axes, groups)
 
 
-def _finish_areas(axes: Axes, title: str) -> None:
+def _finish_areas(axes: Axes, title: str, legend: str) -> None:
     axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (1, 3)))
     axes.text(2.4, 0.505, "chance", ha="right", va="bottom", fontsize=8, color=_INK)
     axes.set_ylim(0.3, 1.05)
     axes.set_title(title, fontsize=9)
     axes.set_ylabel("area under the ROC curve", fontsize=9)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.legend(fontsize=8, frameon=False, loc=legend)
 
 
 def _set_sizes(axes: Axes, groups: Sequence[Sequence[Run]]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -131,8 +131,8 @@ def _run(folder: Path, slides: Slides, settings: Settings, depth: int, size: int
     streamed = streamplan.compile(
         net, (num_slides, 3, size, size), (size // _NUM_BANDS, size), dtype=torch.uint8, batch_norm="resident"
     )
-    sets = ((part.arrays[size], part.labels) for part in (slides.train, slides.tuning))
-    trained = train(streamed, *sets, settings.schedule, seed)
+    train_set, tuning_set = ((part.arrays[size], part.labels) for part in (slides.train, slides.tuning))
+    trained = train(streamed, train_set, tuning_set, settings.schedule, seed)
     net.load_state_dict(trained.state)
     recipe = {"width": settings.width, "depth": depth, "mean": mean, "std": std}
     torch.save({"recipe": recipe, "state": trained.state}, folder / f"weights_{size}_seed_{seed}.pt")
@@ -170,7 +170,11 @@ def area_under_curve(positive: Sequence[float], negative: Sequence[float]) -> fl
 def load_runs(folder: Path) -> list[Run]:
     """What a study left in its folder."""
     stored = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    return [Run(**{key: tuple(x) if isinstance(x, list) else x for key, x in run.items()}) for run in stored["runs"]]
+    runs = (Run(**run) for run in stored["runs"])
+    return [
+        replace(run, areas=tuple(run.areas), losses=tuple(run.losses), tuning_scores=tuple(run.tuning_scores))
+        for run in runs
+    ]
 
 
 def load_net(path: Path) -> SlideNet:
