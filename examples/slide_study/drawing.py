@@ -95,7 +95,7 @@ def _draw_correlations(axes: Axes, runs: Sequence[Run]) -> None:
         [group[0].ceiling for group in groups],
         color=_INK,
         linestyle=":",
-        label="of what can be seen and the label",
+        label="at most: what can be seen of the label",
     )
     axes.plot(
         range(3), [np.mean([run.correlation for run in group]) for group in groups],
@@ -119,7 +119,7 @@ def _draw_areas(axes: Axes, runs: Sequence[Run]) -> None:
     for kind, (period, colour, marker) in enumerate(styles):
         means = [np.mean([run.areas[kind] for run in group]) for group in groups]
         axes.plot(range(3), means, color=colour, marker=marker, label=f"marks of period {period} px")
-    _finish_areas(axes, "Slides with one kind of marks, against slides without", "center right")
+    _finish_areas(axes, "Slides with one kind of marks, against slides without", "lower left")
     _set_sizes(axes, groups)
 
 
