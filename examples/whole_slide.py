@@ -4,7 +4,7 @@
     python examples/whole_slide.py study               # scores by input size; under an hour on two cores
     python examples/whole_slide.py draw                # table and pictures of a study that was run
     python examples/whole_slide.py step --size 8192    # a training step of the 28-layer net, projected and measured
-    python examples/whole_slide.py step --slide a.svs --level 1 --label 0.7
+    python examples/whole_slide.py step --slide a.tif --level 1 --label 0.7
     python examples/whole_slide.py predict --weights whole_slide/weights_512_seed_0.pt --slide a.tif
 
 Nets, loss and optimiser are those of the TUPAC16 experiment of Pinckaers, van Ginneken and Litjens, "Streaming
