@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
 from streamplan.api.traces import TraceCache
 from streamplan.errors import NothingRecordedError
-from streamplan.images import Source, target_for
+from streamplan.images import Source, target_for, whole_tensor
 from streamplan.options import Options
 from streamplan.planner import Question, Search
 from streamplan.planning import Plan, PreparedPlan, TracedModel, prepare_plan
@@ -193,17 +194,13 @@ class StreamedModule(nn.Module):
 
     def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The plain model's result, from whole tensors."""
-        args, kwargs = pytree.tree_map_only(Source, self._whole, (args, kwargs))
+        whole = partial(whole_tensor, device=self._device())
+        args, kwargs = pytree.tree_map_only(Source, whole, (args, kwargs))
         result = self._model(*args, **kwargs)
         if out is None:
             return result
         target_for(out, tuple(result.shape), result.dtype).write((), result)
         return out
-
-    def _whole(self, source: Source) -> torch.Tensor:
-        """A source as a tensor, whose gradient goes where the source's does."""
-        x = source.read(()).to(self._device())
-        return x if source.anchor is None else _WithGradient.apply(x, source.anchor, source)  # type: ignore[no-untyped-call]
 
     def _reference(self, model: nn.Module | None = None) -> Reference:
         """The plain model with the random numbers of the last forward pass; see `streamplan.testing.reference`."""
@@ -307,20 +304,6 @@ class StreamedModule(nn.Module):
         device = torch.device(prepared.plan.device)
         search = self._search(prepared.plan.arguments, device, prepared.traced, prepared)
         return complete(search, prepared)
-
-
-class _WithGradient(torch.autograd.Function):
-    """The identity on a source's image, whose gradient goes where the source's does."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, anchor: torch.Tensor, source: Source) -> torch.Tensor:
-        ctx.source = source
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None, None]:
-        ctx.source.add_gradient((), *gradients)
-        return None, None, None
 
 
 def _with_forecast(made: Plan, given: Plan) -> Plan:

@@ -3,5 +3,14 @@
 from streamplan.images.differentiated import DifferentiatedSource, gradient_target
 from streamplan.images.slides import open_slide
 from streamplan.images.source import Source, in_net_order, target_for
+from streamplan.images.whole import whole_tensor
 
-__all__ = ["DifferentiatedSource", "Source", "gradient_target", "in_net_order", "open_slide", "target_for"]
+__all__ = [
+    "DifferentiatedSource",
+    "Source",
+    "gradient_target",
+    "in_net_order",
+    "open_slide",
+    "target_for",
+    "whole_tensor",
+]
