@@ -4,9 +4,9 @@
     python -m benchmarks.scaling --draw            # draws again from the JSON
     python -m benchmarks.scaling --quick           # tiny nets, to see that everything runs
 
-The paper's net and ResNet-50, plain beside streamed. Each method at each size is a process of its own with one thread,
-which takes a few training steps; time is that of the processor, which other work on a shared machine changes little.
-What plans project is kept beside it, on a finer grid of sizes.
+The paper's net and ResNet-50, plain beside streamed. Each method at each size has two processes of its own: one whose
+training steps are timed, and one whose memory is measured, in which freed memory leaves the process at once. That takes
+time, so neither number can be had with the other. What plans project is kept beside them, on a finer grid of sizes.
 """
 
 from __future__ import annotations
@@ -148,20 +148,25 @@ def project(scaling: Scaling) -> Iterator[Result]:
 
 
 def measure(scaling: Scaling, point: Point, num_steps: int, num_threads: int, allowed_bytes: int) -> Result:
-    """Steps of one point, or why there are none."""
-    found: Result = {**_description(point), "steps": []}
+    """Steps of one point, timed and measured, or why there are none.
+
+    Where tiles are varied, and on smaller images, another step comes before those that are timed, to warm up.
+    """
+    found: Result = {**_description(point), "steps": [], "memory_steps": []}
     spec = scaling.spec(point, num_threads)
     if point.method == "plain":
         needed = plain_peak_bytes(scaling, point.image)
         if needed > allowed_bytes:
             return {**found, "reason": f"projected {needed / _GIB:.1f} GiB, allowed {allowed_bytes / _GIB:.1f} GiB"}
-    with Server(spec, gives_memory_back=True) as server:
-        for _ in range(num_steps):
-            result = server.ask("step")
-            if result["status"] != "ok":
-                return {**found, "reason": result["reason"]}
-            found["steps"].append(result)
-    return found
+    num_before = 1 if point.image <= scaling.image else 0
+    for kind, count in (("steps", num_before + num_steps), ("memory_steps", 1)):
+        with Server(spec, gives_memory_back=kind == "memory_steps") as server:
+            for _ in range(count):
+                result = server.ask("step")
+                if result["status"] != "ok":
+                    return {**_description(point), "steps": [], "memory_steps": [], "reason": result["reason"]}
+                found[kind].append(result)
+    return {**found, "steps": found["steps"][num_before:]}
 
 
 def plain_peak_bytes(scaling: Scaling, image: int) -> int:
@@ -206,7 +211,8 @@ def run(scalings: Sequence[Scaling], arguments: argparse.Namespace) -> None:
         if any(_is(point, found) for found in nets[index]["measured"]):
             continue
         if time.monotonic() - start > 60 * arguments.minutes:
-            found: Result = {**_description(point), "steps": [], "reason": "the time was over; --resume goes on"}
+            reason = "the time was over; --resume goes on"
+            found: Result = {**_description(point), "steps": [], "memory_steps": [], "reason": reason}
         else:
             num_steps = arguments.steps if point.image <= scalings[index].image else 1
             allowed = min(arguments.memory_limit * _GIB, available_bytes() - _RESERVED_BYTES)
@@ -239,11 +245,9 @@ def _is(point: Point, found: Result) -> bool:
 
 
 def _report(net: str, found: Result) -> None:
-    said = found.get("reason") or ", ".join(
-        f"{step['processor_seconds']:.2f} s ({step['seconds']:.2f} s by the clock), "
-        f"{step['peak_bytes'] / 2**20:.0f} MiB"
-        for step in found["steps"]
-    )
+    seconds = ", ".join(f"{step['seconds']:.2f} s" for step in found["steps"])
+    mebibytes = ", ".join(f"{step['peak_bytes'] / 2**20:.0f} MiB" for step in found.get("memory_steps", ()))
+    said = found.get("reason") or f"{seconds}; {mebibytes}"
     print(f"{net} {found['method']} tile {found['tile']} image {found['image']}: {said}", flush=True)
 
 
@@ -254,8 +258,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="keep what the results have, and measure the rest")
     parser.add_argument("--draw", action="store_true", help="draw what was measured before")
     parser.add_argument("--minutes", type=float, default=20, help="no measurement is begun later than that (20)")
-    parser.add_argument("--steps", type=int, default=2, help="per point; one on the largest images (2)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
+    parser.add_argument("--steps", type=int, default=2, help="timed per point; one on the largest images (2)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
     parser.add_argument("--memory-limit", type=int, default=12, help="GiB that the plain net may take (12)")
     parser.add_argument("--out", type=Path, help="of the results (benchmarks/results/scaling.json)")
     parser.add_argument("--figures", type=Path, default=Path("docs/images"), help="folder of the figures (docs/images)")

@@ -21,8 +21,10 @@ _NAMES = {"plain": "plain", "reuse": "streamed, halos carried", "recompute": "st
 _COLOURS = {"plain": "#444444", "reuse": "#00796b", "recompute": "#d9822b"}
 _MARKERS = {"plain": "s", "reuse": "o", "recompute": "^"}
 _TITLES = {"tupac": "the paper's net (TUPAC16, 22 layers)", "resnet50": "ResNet-50"}
-_UNITS = {"processor_seconds": 1.0, "peak_bytes": 1 / 2**30}
-_LABELS = {"processor_seconds": "seconds of one processor", "peak_bytes": "peak memory, GiB"}
+_UNITS = {"seconds": 1.0, "peak_bytes": 1 / 2**30}
+_LABELS = {"seconds": "seconds", "peak_bytes": "peak memory, GiB"}
+_STEPS = {"seconds": "steps", "peak_bytes": "memory_steps"}
+"""Which steps tell it."""
 Series = list[tuple[float, float]]
 
 
@@ -119,7 +121,7 @@ def _points(
     ]
     if not points:
         return
-    samples = [[step[quantity] * _UNITS[quantity] for step in point["steps"]] for point in points]
+    samples = [[step[quantity] * _UNITS[quantity] for step in point[_STEPS[quantity]]] for point in points]
     middles = [median(each) for each in samples]
     bars = [
         [middle - min(each) for middle, each in zip(middles, samples, strict=True)],

@@ -21,7 +21,12 @@ GIB = 2**30
 
 
 def step(seconds: float, gib: float) -> dict[str, Any]:
-    return {"status": "ok", "seconds": 9.0, "processor_seconds": seconds, "peak_bytes": int(gib * GIB)}
+    return {"status": "ok", "seconds": seconds, "peak_bytes": int(gib * GIB)}
+
+
+def point(image: int, method: str, tile: int | None, steps: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """One whose memory is that of its first step."""
+    return {"image": image, "method": method, "tile": tile, "steps": steps, "memory_steps": steps[:1], **more}
 
 
 def net() -> dict[str, Any]:
@@ -38,9 +43,9 @@ def net() -> dict[str, Any]:
         for image, plain in ((512, 2 * GIB), (1024, 8 * GIB))
     ]
     refused = {"image": 512, "method": "recompute", "tile": 64, "reason": "tile size 64 x 64 is too small"}
-    plain = {"image": 512, "method": "plain", "tile": None, "steps": [step(2, 2.1), step(10, 2.2), step(3, 2)]}
-    streamed = {"image": 512, "method": "reuse", "tile": 128, "steps": [step(4, 1), step(6, 1.25)]}
-    skipped = {"image": 1024, "method": "plain", "tile": None, "steps": [], "reason": "projected 8.0 GiB"}
+    plain = point(512, "plain", None, [step(2, 2.1), step(10, 2.2), step(3, 2)])
+    streamed = point(512, "reuse", 128, [step(4, 1), step(6, 1.25)])
+    skipped = point(1024, "plain", None, [], reason="projected 8.0 GiB")
     measured = [plain, streamed, skipped]
     return {"net": "resnet50", "image": 512, "tile": 128, "projected": [*plans, refused], "measured": measured}
 
@@ -65,13 +70,13 @@ def test_the_largest_images_come_last() -> None:
 
 def test_projected_values() -> None:
     given = net()
-    assert plain_projected(given, 512, "processor_seconds") == 3
-    assert plain_projected(given, 1024, "processor_seconds") == 12  # four times the pixels
-    assert projected(given, given["projected"][1], "processor_seconds") == 18
+    assert plain_projected(given, 512, "seconds") == 3
+    assert plain_projected(given, 1024, "seconds") == 12  # four times the pixels
+    assert projected(given, given["projected"][1], "seconds") == 18
     assert projected(given, given["projected"][1], "peak_bytes") == 1
     assert plain_projected(given, 1024, "peak_bytes") == 8
     given["measured"] = []
-    assert projected(given, given["projected"][0], "processor_seconds") is None
+    assert projected(given, given["projected"][0], "seconds") is None
 
 
 def test_figures_show_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,6 +90,7 @@ def test_figures_show_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert lines(of_images)["plain, projected"] == [(512, 3), (1024, 12)]
     assert bars(of_images)["streamed, halos carried, measured"] == [(512, 4, 5, 6)]
     assert lines(memory)["plain, projected"] == [(512, 2), (1024, 8)]
+    assert bars(memory)["streamed, halos carried, measured"] == [(512, 1, 1, 1)]
 
 
 def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
@@ -122,7 +128,7 @@ def test_everything_runs_goes_on_and_is_drawn_again(tmp_path: Path) -> None:
     results = json.loads(out.read_text())
     (found,) = results["nets"]
     assert [len(point["steps"]) for point in found["measured"]] == [1, 1, 1]
-    assert all(point["steps"][0]["processor_seconds"] > 0 for point in found["measured"])
+    assert all(point["steps"][0]["seconds"] > 0 for point in found["measured"])
     first = figures_in(tmp_path)
     assert len(first) == 2
     scaling.main([*given, "--draw"])
@@ -133,7 +139,12 @@ def test_everything_runs_goes_on_and_is_drawn_again(tmp_path: Path) -> None:
     (again,) = json.loads(out.read_text())["nets"]
     assert again["projected"] == found["projected"]
     assert again["measured"][:2] == found["measured"]
-    assert again["measured"][2] == {**lost, "steps": [], "reason": "the time was over; --resume goes on"}
+    assert again["measured"][2] == {
+        **lost,
+        "steps": [],
+        "memory_steps": [],
+        "reason": "the time was over; --resume goes on",
+    }
     assert figures_in(tmp_path) != first
 
 

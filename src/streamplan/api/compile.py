@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from streamplan.api.collection import paused_collection
 from streamplan.api.forecasting import complete, settle
 from streamplan.api.module import StreamedModule
 from streamplan.api.requests import check_model, cut_option, image_option, resolve_arguments
@@ -28,6 +29,7 @@ from streamplan.planning.model import default_device
 from streamplan.projection import load_calibration
 
 
+@paused_collection()
 def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; every option is a keyword
     model: nn.Module,
     input_size: Any = None,
@@ -149,6 +151,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     )
 
 
+@paused_collection()
 def plan(  # noqa: PLR0913 - every option is a keyword
     model: nn.Module,
     input_size: Any = None,

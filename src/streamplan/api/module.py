@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from streamplan.api.collection import paused_collection
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
 from streamplan.api.forecasting import complete, settle
 from streamplan.api.guards import check_call, check_hooks, in_eval_mode, settings_digest
@@ -277,6 +278,7 @@ class StreamedModule(nn.Module):
         self._executables.move_to_end(key)
         return self._executables[key]
 
+    @paused_collection()
     def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
         traced = self._traces.traced(self._model, arguments, device)
         if stored is None and self._options.is_open:

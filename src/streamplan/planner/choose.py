@@ -101,12 +101,12 @@ class Search:
         key = (prepared.cut.frontier, prepared.plan.tile_size, prepared.plan.halo)
         found = self._simulators.get(key)
         if found is None:
-            found = StepSimulator(self._skeleton, prepared, self.question.calibration.reserve)
+            found = StepSimulator(self.skeleton, prepared, self.question.calibration.reserve)
             self._simulators[key] = found
         return found
 
     @cached_property
-    def _skeleton(self) -> nn.Module:
+    def skeleton(self) -> nn.Module:
         """The model without its data."""
         return meta_skeleton(self.question.model)
 

@@ -30,8 +30,8 @@ def complete_plan(search: Search, prepared: PreparedPlan) -> Plan:
         for cut, estimate in zip(prepared.all_cuts, estimates, strict=True)
     )
     chosen = estimates[prepared.all_cuts.index(prepared.cut)]
-    plain = project_plain(
-        question.model,
+    plain = project_plain(  # last, since the model's own code may change the skeleton
+        search.skeleton,
         plan.arguments,
         question.calibration.reserve,
         optimizer_bytes(question.options, question.model),

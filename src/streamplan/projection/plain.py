@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from streamplan.frontend.skeleton import meta_skeleton
 from streamplan.ir import TensorSpec
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.projection import MemoryProjection, PhaseProjection, ProjectedItem
@@ -17,7 +16,7 @@ from streamplan.projection.liveness import LiveBytes, Reserve
 
 
 def project_plain(
-    model: nn.Module,
+    net: nn.Module,
     arguments: CallArguments,
     reserve: Reserve | None = None,
     optimizer_bytes: int = 0,
@@ -25,12 +24,11 @@ def project_plain(
     """What a training step of the plain net needs, with a loss whose gradient reaches all that it returns.
 
     Args:
-        model: The model; it may be on the meta device.
+        net: The model on the meta device; it is run.
         arguments: The call.
         reserve: What operations take besides their tensors.
         optimizer_bytes: State that the optimiser keeps.
     """
-    net = meta_skeleton(model)
     args, kwargs = pytree.tree_map_only(TensorSpec, _empty, (arguments.args, dict(arguments.kwargs)))
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     parameters, buffers = list(net.parameters()), list(net.buffers())
