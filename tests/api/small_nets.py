@@ -88,3 +88,14 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.nn.functional.adaptive_avg_pool2d(self.features(x), (2, 3)))
+
+
+class WithImageInHead(nn.Module):
+    """The resident part reads the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3)) * x.std()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import streamplan
 from streamplan import Source
 from streamplan.errors import SourceError
-from tests.api.small_nets import Classifier, Heads
+from tests.api.small_nets import Classifier, Heads, WithImageInHead
 from tests.nets.randomize import randomize_
 from tests.nets.unet import unet_bilinear
 
@@ -33,17 +33,6 @@ class OnBytes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.double() / 255 - 0.5)
-
-
-class WithImageInHead(nn.Module):
-    """The resident part reads the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).mean((2, 3)) * x.std()
 
 
 def classifier() -> nn.Module:

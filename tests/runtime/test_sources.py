@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import streamplan
 from streamplan import Source
 from streamplan.errors import InputMismatchError, SourceError
+from tests.api.small_nets import WithImageInHead
 from tests.nets.randomize import randomize_
 from tests.nets.unet import unet_bilinear
 from tests.runtime.comparison import assert_near
@@ -31,17 +32,6 @@ class OnBytes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.to(self.mean.dtype) / 255 - self.mean)
-
-
-class WithImageInHead(nn.Module):
-    """The resident part reads the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).mean((2, 3)) * x.std()
 
 
 def net() -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -123,10 +123,7 @@ class Executable:
             )
         ((name, spec),) = self.segment.outputs.items()
         target = target_for(out, spec.shape, spec.dtype)
-        progress = self._progress(inputs, device, on_tile, is_written=True)
-        compute = partial(self._write, model, inputs, device, {name: target}, progress)
-        with torch.no_grad():
-            reporting_shortage(compute, self.segment.memory, progress, device)
+        self._without_autograd(partial(self._write, model, inputs, device, {name: target}), inputs, device, on_tile)
 
     def _write(
         self,
@@ -155,10 +152,7 @@ class Executable:
         Raises:
             OutOfMemoryError: Memory runs out.
         """
-        progress = self._progress(inputs, device, on_tile, is_written=True)
-        compute = partial(self._observe, model, inputs, device, observer, progress)
-        with torch.no_grad():
-            reporting_shortage(compute, self.segment.memory, progress, device)
+        self._without_autograd(partial(self._observe, model, inputs, device, observer), inputs, device, on_tile)
 
     def _observe(
         self,
@@ -171,6 +165,18 @@ class Executable:
         values, smalls, _ = self._prepare(model, inputs, device, progress, has_head=False)
         maps = [values[name] for name in self.segment.part.input_maps]
         observe_segment(self.segment, maps, smalls, device, observer, progress)
+
+    def _without_autograd(
+        self,
+        compute: Callable[[Progress], None],
+        inputs: Sequence[Tensor | Source],
+        device: torch.device,
+        on_tile: OnTile | None,
+    ) -> None:
+        """Run a pass over the tiles that keeps no cut."""
+        progress = self._progress(inputs, device, on_tile, is_written=True)
+        with torch.no_grad():
+            reporting_shortage(partial(compute, progress), self.segment.memory, progress, device)
 
     def _progress(
         self,

@@ -29,6 +29,10 @@ class Layer:
     """Whether all calls of them are streamed."""
 
     @property
+    def _first(self) -> _Weighted:
+        return next(iter(self.modules.values()))
+
+    @property
     def name(self) -> str:
         """The paths."""
         return ", ".join(self.modules)
@@ -36,11 +40,11 @@ class Layer:
     @property
     def kind(self) -> str:
         """Class name of the module."""
-        return type(next(iter(self.modules.values()))).__name__
+        return type(self._first).__name__
 
     def channel_dim(self, rank: int) -> int:
         """The dimension of its output that counts channels, for an output of `rank` dimensions."""
-        module = next(iter(self.modules.values()))
+        module = self._first
         return rank - 1 if isinstance(module, nn.Linear) else rank - 1 - len(module.kernel_size)
 
     def divide_(self, std: Tensor) -> None:
@@ -49,7 +53,7 @@ class Layer:
         Args:
             std: What to divide by, (output channels,).
         """
-        module = next(iter(self.modules.values()))
+        module = self._first
         weight, by = self.weight.double(), std.to(self.weight.device)
         if isinstance(module, _TRANSPOSED):  # (in, out per group, kernel): the group is told by the input channel
             grouped = weight.view(module.groups, -1, *weight.shape[1:])
