@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -144,20 +144,24 @@ _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 @pytest.mark.slow
 @pytest.mark.parametrize("halo", HALOS)
 def test_random_nets(halo: HaloPolicy) -> None:
-    """Every position of every value counts once, whatever the net."""
-    num_tiles: list[int] = []
+    """Every position of every value counts once, whatever the net of several tiles."""
+    checked = 0
 
-    @settings(max_examples=15, phases=_PHASES, suppress_health_check=[HealthCheck.too_slow])
+    @settings(
+        max_examples=10, phases=_PHASES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    )
     @given(nets(ndims=(1, 2)), st.integers(0, 3))
     def count(recipe: Recipe, more: int) -> None:
+        nonlocal checked
         model, x = recipe.build(), recipe.draw_input()
         try:
             smallest = plan_only(model, x.shape, recipe.extents, halo=halo, dtype=x.dtype).smallest_tile_size
         except NothingToStreamError:
-            return
+            reject()
         quarters = [max(1, extent // 4) for extent in recipe.extents]
         size = tuple(max(least, quarter) + more for least, quarter in zip(smallest, quarters, strict=True))
         streamed = streamplan.compile(model, x.shape, size, halo=halo, dtype=x.dtype)
+        assume(streamed._plan.num_tiles > 1)
         found = streamplan.activation_statistics(streamed, [x])
         executable = streamed._planned_executable()
         maps, graph = executable.prepared.facts.maps, executable.prepared.graph
@@ -174,10 +178,10 @@ def test_random_nets(halo: HaloPolicy) -> None:
             scale = 1e-10 * (float(value.abs().max()) or 1.0)
             torch.testing.assert_close(item.mean, value.mean(pooled), rtol=0, atol=scale)
             torch.testing.assert_close(item.std, value.std(pooled, correction=0), rtol=0, atol=scale)
-        num_tiles.append(streamed._plan.num_tiles)
+        checked += 1
 
     count()
-    assert sum(number > 1 for number in num_tiles) >= 5, num_tiles
+    assert checked >= 10
 
 
 def test_float32_with_a_large_mean() -> None:
