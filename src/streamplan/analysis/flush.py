@@ -12,28 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamplan.analysis.clusters import Clusters
-from streamplan.analysis.regions import StreamedEdge, StreamedPart
+from streamplan.analysis.carried_axis import CarriedAxis, Window
 from streamplan.geometry import AffineWindow, AveragingWindow, Interval, ScatterWindow
 
 _MOST_FLUSH_STEPS = 4
 """Steps to flush, as a multiple of the steps in which the image arrives."""
 
 
-def find_paces(
-    part: StreamedPart,
-    clusters: Clusters,
-    axis: int,
-    edges: Mapping[str, list[StreamedEdge]],
-    boundaries: tuple[int, ...],
-) -> list[Mapping[str, int]]:
+def find_paces(axis: CarriedAxis, boundaries: tuple[int, ...]) -> list[Mapping[str, int]]:
     """How far each root may advance in every step.
 
     Args:
-        part: The streamed part.
-        clusters: Its clusters.
-        axis: Image axis.
-        edges: Reads between clusters, by reader.
+        axis: The axis.
         boundaries: Ends of the steps, as for `schedule_carried_axis`.
 
     Returns:
@@ -45,40 +35,40 @@ def find_paces(
     num_new = boundaries.index(extent)
     step = -(-extent // num_new)
     virtual = [*boundaries[1 : num_new + 1], *(extent + step * more for more in range(1, len(boundaries) - num_new))]
-    paces: list[Mapping[str, int]] = [_pace(part, clusters, axis, edges, stop) for stop in virtual[:-1]]
+    paces: list[Mapping[str, int]] = [_pace(axis, stop) for stop in virtual[:-1]]
     return [*paces, {}]
 
 
-def count_flush_steps(part: StreamedPart, clusters: Clusters, axis: int, boundaries: tuple[int, ...]) -> int:
+def count_flush_steps(axis: CarriedAxis, boundaries: tuple[int, ...]) -> int:
     """Steps after the image has ended until every value is complete, each as long as the others."""
-    edges = clusters.reads_between(part)
+    extents = axis.part.extents
     extent, num_new = boundaries[-1], len(boundaries) - 1
     step = -(-extent // num_new)
     for more in range(_MOST_FLUSH_STEPS * num_new):
-        pace = _pace(part, clusters, axis, edges, extent + step * more)
-        if all(pace[name] >= part.extents[name][axis] for name in part.order if clusters.root[name] == name):
+        pace = _pace(axis, extent + step * more)
+        if all(pace[name] >= extents[name][axis.axis] for name in axis.windows):
             return more
     return 0
 
 
-def _pace(
-    part: StreamedPart, clusters: Clusters, axis: int, edges: Mapping[str, list[StreamedEdge]], boundary: int
-) -> dict[str, int]:
+def _pace(axis: CarriedAxis, boundary: int) -> dict[str, int]:
     """How far each root would get if the image went on for ever and had arrived up to a boundary."""
-    first = part.extents[part.input_maps[0]][axis]
-    state = {name: boundary * part.extents[name][axis] // first for name in part.input_maps}
-    for name in part.order:
-        if clusters.root[name] == name:
-            state[name] = min(_reachable(part, clusters, axis, edge, state) for edge in edges[name])
+    part = axis.part
+    first = part.extents[part.input_maps[0]][axis.axis]
+    state = {name: boundary * part.extents[name][axis.axis] // first for name in part.input_maps}
+    for name, windows in axis.windows.items():
+        extent = part.extents[name][axis.axis]
+        state[name] = min(
+            _reachable(window, extent, min([state[root] for root in window.roots])) for window in windows
+        )
     return state
 
 
-def _reachable(part: StreamedPart, clusters: Clusters, axis: int, edge: StreamedEdge, state: Mapping[str, int]) -> int:
-    """The largest stop of an edge's reader that reads no position behind its source's."""
-    axis_map, available = edge.axis_maps[axis], state[clusters.root[edge.source]]
-    extent = part.extents[edge.reader][axis]
+def _reachable(window: Window, extent: int, available: int) -> int:
+    """The largest stop of a reader, of an extent, that reads no position from `available` on."""
+    axis_map = window.axis_map
     is_unbounded = isinstance(axis_map, AffineWindow | AveragingWindow | ScatterWindow)
-    if not is_unbounded and available >= part.extents[edge.source][axis]:
+    if not is_unbounded and available >= window.extent:
         return 2 * extent  # a table of positions ends with its map
     if isinstance(axis_map, AffineWindow) and axis_map.num > 0:
         return min(max(axis_map.reach(available), 0), 2 * extent)

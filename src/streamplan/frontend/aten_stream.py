@@ -90,14 +90,19 @@ class AtenStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._keeps_calls:
             self.calls.append(AtenCall(str(func), describe((args, kwargs)), torch.is_grad_enabled()))
         out = func(*args, **kwargs)
-        written = _written_tensors(func, args, kwargs)
-        self.written += written
+        formula = flop_registry.get(func.overloadpacket)
+        flops = int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
+        written = self.count(func, args, kwargs, flops)
         if self._keeps_calls:
             self._label(written, out)
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.flops += int(formula(*args, **kwargs, out_val=out))
         return out
+
+    def count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flops: int) -> list[torch.Tensor]:
+        """Count a call; returns the tensors it writes in place."""
+        written = _written_tensors(func, args, kwargs)
+        self.written += written
+        self.flops += flops
+        return written
 
     def _label(self, written: list[torch.Tensor], out: Any) -> None:
         """Name what the last call wrote and made."""

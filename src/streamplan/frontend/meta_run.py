@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from streamplan.frontend.aten_stream import AtenStream
+from streamplan.frontend.known_results import META, KnownResults, call_key
 
-META = torch.device("meta")
 _BATCH_NORM = torch.ops.aten.native_batch_norm.default
 _RUNNING_MEAN, _TRAINING = 3, 5
 
@@ -26,13 +26,24 @@ class MetaStream(AtenStream):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__(keeps_calls=False)
+        self._known = KnownResults()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if only_scales(func, args):
             return scaled(args[0])
-        return super().__torch_dispatch__(func, types, args, on_meta(func, args, kwargs))
+        kwargs = on_meta(func, args, kwargs)
+        key = call_key(func, args, kwargs)
+        known = self._known.find(key)
+        if known is not None:
+            self.count(func, args, kwargs, known.flops)
+            return known.again(args)
+        flops = self.flops
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if key is not None:
+            self._known.keep(key, args, out, self.flops - flops)
+        return out
 
 
 def on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
@@ -44,7 +55,12 @@ def on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> 
 
 def scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What such a batch norm returns: the map, and no statistics."""
-    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    return like(x), *(torch.empty(0, dtype=x.dtype, device=x.device) for _ in range(2))
+
+
+def like(x: torch.Tensor) -> torch.Tensor:
+    """A tensor like a meta tensor: what `torch.empty_like` gives, at a thirtieth of its time."""
+    return x.clone()
 
 
 def only_scales(func: Any, args: tuple[Any, ...]) -> bool:

@@ -42,6 +42,8 @@ def read_axis(axis_map: AxisMap, out: Interval, extent: int) -> AxisRead:
     AxisRead(span=Interval(start=0, stop=4), before=1, after=0)
     """
     pulled = axis_map.pull(out)
+    if pulled.start >= 0 and pulled.stop <= extent and not pulled.is_empty:
+        return AxisRead(pulled, before=0, after=0)
     span = pulled.clamp(extent)
     if span.is_empty:
         return AxisRead(span, before=pulled.size, after=0)

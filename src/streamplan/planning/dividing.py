@@ -10,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from streamplan.analysis.carried_axis import carried_axis
 from streamplan.analysis.carrying import KnownReads, schedule_carried_axis
 from streamplan.analysis.clusters import Clusters, find_clusters
 from streamplan.analysis.flush import count_flush_steps
@@ -73,7 +74,9 @@ def schedule_axes(
     if not is_reused:
         return tuple(schedule_axis(part, axis, stops) for axis, stops in enumerate(boundaries))
     clusters = clusters_of(lowered.graph, part)
-    return _along_axes(part, boundaries, partial(schedule_carried_axis, part, clusters))
+    return _along_axes(
+        part, boundaries, lambda axis, stops: schedule_carried_axis(carried_axis(part, clusters, axis), stops)
+    )
 
 
 def _along_axes(
@@ -109,12 +112,13 @@ def _advance_axis(lowered: LoweredPart, clusters: Clusters, axis: int, size: int
     extent = part.extents[part.input_maps[0]][axis]
     strides = effective_strides(part, axis, part.input_maps[0]).values()
     stops = _stops(extent, size, max(int(stride.samples) for stride in strides))
+    carried = carried_axis(part, clusters, axis)
     known: KnownReads = {}
-    plain = schedule_carried_axis(part, clusters, axis, stops, known)
-    num_more = count_flush_steps(part, clusters, axis, stops) if len(stops) > 2 else 0
+    plain = schedule_carried_axis(carried, stops, known)
+    num_more = count_flush_steps(carried, stops) if len(stops) > 2 else 0
     if not num_more:
         return plain
-    spread = schedule_carried_axis(part, clusters, axis, stops + (extent,) * num_more, known)
+    spread = schedule_carried_axis(carried, stops + (extent,) * num_more, known)
     is_worth = _peak_bytes(lowered, axis, spread) < _WORTH_SPREADING * _peak_bytes(lowered, axis, plain)
     return spread if is_worth else plain
 

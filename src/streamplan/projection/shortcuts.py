@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamplan.frontend.meta_run import only_scales, scaled
+from streamplan.frontend.meta_run import like, only_scales, scaled
 
 _TRUTH_VALUES = ("eq", "ne", "lt", "le", "gt", "ge", "logical", "is", "bitwise", "signbit")
 """Beginnings of names of elementwise operations that give truth values."""
@@ -32,10 +32,8 @@ def shortcut(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     if only_scales(func, args):
         return scaled(args[0])
     if func is torch.ops.aten.native_batch_norm_backward.default and not args[7]:
-        like = (args[1], args[2], args[2])
-        return tuple(torch.empty_like(x) if wanted else None for x, wanted in zip(like, args[9], strict=True))
-    if func is torch.ops.aten.clone.default:
-        return torch.empty_like(args[0], memory_format=kwargs.get("memory_format") or torch.preserve_format)
+        operands = (args[1], args[2], args[2])
+        return tuple(like(x) if wanted else None for x, wanted in zip(operands, args[9], strict=True))
     if not _is_elementwise(func):
         return NO_SHORTCUT
     tensors = [x for x in args if isinstance(x, Tensor)]
@@ -46,7 +44,7 @@ def shortcut(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     if "out" in kwargs:
         out = kwargs["out"]
         return out if (out.shape, out.dtype) == (tensors[0].shape, tensors[0].dtype) else NO_SHORTCUT
-    return tensors[0] if func.overloadpacket.__name__.endswith("_") else torch.empty_like(tensors[0])
+    return tensors[0] if func.overloadpacket.__name__.endswith("_") else like(tensors[0])
 
 
 def _is_like(x: Tensor, other: Tensor) -> bool:
