@@ -60,7 +60,10 @@ def enumerate_cuts(graph: Graph, facts: LocalityFacts) -> tuple[Cut, ...]:
     while name != _SOURCE:
         chain.append(name)
         name = dominators[name]
-    cuts = [_cut_at(graph, facts, (name,)) for name in reversed(chain)]
+    cuts: list[Cut] = []
+    for name in reversed(chain):
+        behind = cuts[-1].streamed if cuts else frozenset[str]()
+        cuts.append(_cut_at(graph, facts, (name,), behind))
     singles = [cut for cut in cuts if len(cut.frontier) == 1]
     if singles and singles[-1].frontier == latest.frontier:
         singles.pop()
@@ -78,8 +81,10 @@ def cut_at(graph: Graph, facts: LocalityFacts, names: tuple[str, ...]) -> Cut:
     return _cut_at(graph, facts, tuple(_resolve(graph, facts, name) for name in names))
 
 
-def _cut_at(graph: Graph, facts: LocalityFacts, names: tuple[str, ...]) -> Cut:
-    streamed = _ancestors_of(graph, facts, names)
+def _cut_at(
+    graph: Graph, facts: LocalityFacts, names: tuple[str, ...], behind: frozenset[str] = frozenset()
+) -> Cut:
+    streamed = _ancestors_of(graph, facts, names, behind)
     return Cut(_frontier(graph, streamed, always=names), streamed)
 
 
@@ -128,9 +133,11 @@ def _first_barrier(graph: Graph, facts: LocalityFacts, value: str) -> str:
     return barriers[0] if barriers else value
 
 
-def _ancestors_of(graph: Graph, facts: LocalityFacts, names: tuple[str, ...]) -> frozenset[str]:
-    """Streamable calls that the named values are computed from, themselves included."""
-    found: set[str] = set()
+def _ancestors_of(
+    graph: Graph, facts: LocalityFacts, names: tuple[str, ...], known: frozenset[str] = frozenset()
+) -> frozenset[str]:
+    """Streamable calls that the named values are computed from, themselves included; `known` ones are among them."""
+    found = set(known)
     pending = list(names)
     while pending:
         name = pending.pop()

@@ -44,12 +44,17 @@ def classify_locality(graph: Graph) -> LocalityFacts:
         spec = graph[name].output
         assert spec is not None
         maps[name] = MapSpec(spec.shape, tuple(range(2, len(spec.shape))))
+        verdicts[name] = Verdict(Locality.POINTWISE, "the image")
     for call in graph.calls:
-        verdict = _classify_call(graph, call, maps, verdicts)
+        if call.name in verdicts:
+            continue
+        context = rule_context(graph, call, maps)
+        verdict = _classify_call(call, context, verdicts)
         verdicts[call.name] = verdict
-        if verdict.locality.is_local and call.name not in maps and call.output is not None:
-            dims = _output_dims(graph, call, maps)
-            maps[call.name] = MapSpec(call.output.shape, dims)
+        if verdict.locality.is_local and call.output is not None:
+            rule = rule_for(call.op)
+            assert rule is not None
+            maps[call.name] = MapSpec(call.output.shape, rule.output_dims(context))
     return LocalityFacts(verdicts, maps, input_maps)
 
 
@@ -85,26 +90,24 @@ def _input_maps(graph: Graph) -> tuple[str, ...]:
     return tuple(call.name for call in ranked if call.output and len(call.output.shape) == len(first.shape))
 
 
-def _classify_call(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec], verdicts: Mapping[str, Verdict]) -> Verdict:
+def _classify_call(call: OpCall, context: RuleContext, verdicts: Mapping[str, Verdict]) -> Verdict:
     if call.op == INPUT:
-        if call.name in maps:
-            return Verdict(Locality.POINTWISE, "the image")
         if call.remark:
             return Verdict(Locality.UNKNOWN, call.remark)
         return Verdict(Locality.INDEPENDENT, "an argument without the image's axes")
-    behind = [name for name in call.inputs if name not in maps and not _is_independent(verdicts[name])]
+    behind = [name for name in call.inputs if name not in context.maps and not _is_independent(verdicts[name])]
     if behind:
         return Verdict(Locality.RESIDENT, f"it reads {behind[0]}, which is not local")
-    if not any(name in maps for name in call.inputs):
+    if not context.maps:
         return Verdict(Locality.INDEPENDENT, "it does not read the image")
-    return _ask_rule(graph, call, maps)
+    return _ask_rule(call, context)
 
 
-def _ask_rule(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec]) -> Verdict:
+def _ask_rule(call: OpCall, context: RuleContext) -> Verdict:
     """The verdict on a call that reads the local part: that of its rule, if it has one that applies."""
     if call.op in REASONS and not call.remark:
         return Verdict(Locality.GLOBAL, REASONS[call.op])
-    rule, context = rule_for(call.op), rule_context(graph, call, maps)
+    rule = rule_for(call.op)
     problem = call.remark
     if rule is None:
         problem = problem or "no locality rule is registered, so its output may read the whole input"
@@ -125,9 +128,3 @@ def _ask_rule(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec]) -> Verdic
 
 def _is_independent(verdict: Verdict) -> bool:
     return verdict.locality is Locality.INDEPENDENT
-
-
-def _output_dims(graph: Graph, call: OpCall, maps: Mapping[str, MapSpec]) -> tuple[int, ...]:
-    rule = rule_for(call.op)
-    assert rule is not None
-    return rule.output_dims(rule_context(graph, call, maps))

@@ -7,6 +7,8 @@ import linecache
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -36,5 +38,17 @@ def load_program(program: Program) -> LoadedProgram:
     lines = program.source.splitlines(keepends=True)
     linecache.cache[filename] = (len(program.source), None, lines, filename)
     namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals}
-    exec(compile(program.source, filename, "exec"), namespace)
+    exec(_renamed(_compiled(program.code), filename), namespace)
     return LoadedProgram(program, *(namespace[name] for name in ("prologue", "derive", "tile", "head")))
+
+
+@lru_cache(maxsize=32)
+def _compiled(code: str) -> CodeType:
+    """Compiled once for all image sizes, since few programs depend on them."""
+    return compile(code, "<streamplan program>", "exec")
+
+
+def _renamed(code: CodeType, filename: str) -> CodeType:
+    """The same code as if it had been read from a file of another name."""
+    constants = (_renamed(item, filename) if isinstance(item, CodeType) else item for item in code.co_consts)
+    return code.replace(co_filename=filename, co_consts=tuple(constants))

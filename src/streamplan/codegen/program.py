@@ -31,7 +31,7 @@ from streamplan.lowering import LoweredPart
 from streamplan.rules import ADDEND, Locality, rule_for
 
 _COMMENT_COLUMN = 100
-"""Column the comments of the tile function start at, where the code leaves room."""
+"""Column the remarks of the tile function start at, where the code leaves room."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Program:
 
     source: str
     """The whole text."""
+    code: str
+    """The same line by line, without what names sizes: the title and the remarks on the lines of `tile`."""
     globals: Mapping[str, Any]
     """Objects that global names stand for."""
     attributes: tuple[str, ...]
@@ -92,20 +94,18 @@ def emit_program(
     head, head_inputs = _head(graph, cut, traced, early)
     names = {**prologue.globals, **head.globals}
     called = GlobalNames([*names, *map(identifier, (*part.input_maps, *part.order))])
-    sections = [
-        prologue.text,
-        derive_source(lowered.folds),
-        _tile_source(lowered, carrying, called, observed),
-        head.text,
-    ]
+    tile = _tile_lines(lowered, carrying, called, observed)
     names |= called.table
-    sections.insert(0, _header(title, names, "".join(sections)))
-    source = "\n\n".join(section.rstrip() + "\n" for section in sections)
+    before, behind = [prologue.text, derive_source(lowered.folds)], [head.text]
+    imports = _imports(names, "".join([*before, *(code for code, _ in tile), *behind]))
+    source = _text([_header(title, imports), *before, "\n".join(map(_with_remark, tile)), *behind])
+    code = _text([_header("", imports), *before, "\n".join(code for code, _ in tile), *behind])
     derived = tuple(name for fold in lowered.folds for name in (fold.weight_name, fold.bias_name))
     read = _read_by_tiles(lowered)
     base = tuple(name for name in (*attributes, *smalls) if name in read)
     return Program(
         source,
+        code,
         names,
         attributes,
         derived,
@@ -123,11 +123,20 @@ def _read_by_tiles(lowered: LoweredPart) -> frozenset[str]:
     return frozenset(name for call in calls for name in (*call.attributes, *call.inputs))
 
 
-def _header(title: str, names: Mapping[str, Any], body: str) -> str:
-    """Title and the imports that the functions use."""
+def _text(sections: Sequence[str]) -> str:
+    return "\n\n".join(section.rstrip() + "\n" for section in sections)
+
+
+def _header(title: str, imports: Sequence[str]) -> str:
+    """Title and imports."""
+    return "\n".join([f'"""{title}"""', "", *imports])
+
+
+def _imports(names: Mapping[str, Any], body: str) -> tuple[str, ...]:
+    """The imports that the functions use."""
     read = _names_in(body)
     used = {name: value for name, value in {"inf": math.inf, "nan": math.nan, **names}.items() if name in read}
-    return "\n".join([f'"""{title}"""', "", *import_lines(used), "import torch", "import torch.nn.functional as F"])
+    return (*import_lines(used), "import torch", "import torch.nn.functional as F")
 
 
 def _names_in(body: str) -> frozenset[str]:
@@ -187,23 +196,32 @@ def _closure(traced: fx.Graph, names: frozenset[str], stop: frozenset[str]) -> f
     return frozenset(found)
 
 
-def _tile_source(lowered: LoweredPart, carrying: Carrying | None, names: GlobalNames, observed: frozenset[str]) -> str:
+def _tile_lines(
+    lowered: LoweredPart, carrying: Carrying | None, names: GlobalNames, observed: frozenset[str]
+) -> list[tuple[str, str]]:
+    """Lines of the tile function, each with its remark or ""."""
     part = lowered.part
-    last_reader = {edge.source: edge.reader for edge in part.edges}
     kept = () if observed else part.frontier
+    freed: dict[str, list[str]] = {}
+    for source, reader in {edge.source: edge.reader for edge in part.edges}.items():
+        if source not in kept:
+            freed.setdefault(reader, []).append(source)
     arguments = ", ".join(("t", "w", *(identifier(name) for name in part.input_maps)))
-    lines = [f"def tile({arguments}):"]
+    lines = [(f"def tile({arguments}):", "")]
     for name in part.order:
         call = lowered.graph[name]
-        freed = [s for s, reader in last_reader.items() if reader == name and s not in kept]
-        lines.append(_call_line(lowered, call, freed, carrying, names))
+        lines.append(_call_line(lowered, call, freed.get(name, ()), carrying, names))
         if carrying is not None and name in carrying.carried and ADDEND not in call.arguments:
-            lines.append(f'    {identifier(name)} = t.join({identifier(name)}, "{name}")')
+            lines.append((f'    {identifier(name)} = t.join({identifier(name)}, "{name}")', ""))
         if name in observed:
-            lines.append(f'    t.observe({identifier(name)}, "{name}")')
+            lines.append((f'    t.observe({identifier(name)}, "{name}")', ""))
     blocks = ", ".join(f't.block({identifier(name)}, "{name}")' if kept else "None" for name in part.frontier)
-    lines.append(f"    return ({blocks},)")
-    return "\n".join(lines) + "\n"
+    return [*lines, (f"    return ({blocks},)", "")]
+
+
+def _with_remark(line: tuple[str, str]) -> str:
+    code, remark = line
+    return f"{code:<{_COMMENT_COLUMN}}  # {remark}" if remark else code
 
 
 def _call_line(
@@ -212,7 +230,8 @@ def _call_line(
     freed: Sequence[str],
     carrying: Carrying | None,
     names: GlobalNames,
-) -> str:
+) -> tuple[str, str]:
+    """The line that makes a call, and what a reader wants to know of it."""
     graph, facts = lowered.graph, lowered.facts
     rule = rule_for(call.op)
     assert rule is not None
@@ -226,5 +245,4 @@ def _call_line(
     shape = facts.maps[call.name].shape
     reason = facts.verdicts[call.name].reason if facts.verdicts[call.name].locality is Locality.WINDOWED else ""
     kind = call.module_type if call.target.endswith(call.module_type or "\0") else call.op
-    comment = "  ".join(text for text in (call.module_path, str(shape), f"{kind} {reason}".strip()) if text)
-    return f"{code:<{_COMMENT_COLUMN}}  # {comment}"
+    return code, "  ".join(text for text in (call.module_path, str(shape), f"{kind} {reason}".strip()) if text)

@@ -29,7 +29,7 @@ class Canonical:
     arguments: dict[str, Any]
 
 
-def canonicalize(op: str, arguments: dict[str, Any], spec_of: SpecOf, output: Any) -> Canonical:
+def canonicalize(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical:
     """Bring bound arguments into the form rules rely on.
 
     Raises:

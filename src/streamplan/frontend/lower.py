@@ -35,18 +35,26 @@ _COMPILED = "what torch.compile makes of a module computes whole maps; stream th
 """Remark on a module that is no longer one of torch's own or the user's."""
 
 
-def lower(trace: Trace) -> Graph:
-    """Lower `trace` to a canonical graph."""
-    return _Lowering(trace).run()
+def lower(trace: Trace, before: Graph | None = None) -> Graph:
+    """Lower `trace` to a canonical graph.
+
+    Args:
+        trace: The trace.
+        before: What its graph was lowered to with other sizes; calls whose form no size decides are taken from it.
+    """
+    return _Lowering(trace, before).run()
 
 
 class _Lowering:
     """One pass over the nodes."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, before: Graph | None) -> None:
         self._trace = trace
-        self._attributes: dict[str, TensorSpec] = {}
+        self._before = before
+        self._attributes = dict(before.attributes) if before is not None else {}
         self._calls: list[OpCall] = []
+        self._has_asked = False
+        """Whether the form of the node at hand was found by looking at sizes."""
 
     def run(self) -> Graph:
         """Lower all live nodes in order."""
@@ -62,7 +70,12 @@ class _Lowering:
 
     def _lower_node(self, node: fx.Node) -> OpCall:
         fact = self._trace.facts[node.name]
+        output = fact.output if isinstance(fact.output, TensorSpec) else None
+        before = self._before[node.name] if self._before is not None else None
+        if before is not None and not before.depends_on_sizes:
+            return before.resized(output, fact.flops, fact.activation_bytes)
         target, remark = _target_name(node, self._trace.skeleton), fact.unsafe_write
+        self._has_asked = False
         try:
             canonical = INPUT_FORM if node.op == "placeholder" else self._canonical_form(node)
         except (NoCanonicalFormError, TypeError) as problem:
@@ -72,7 +85,7 @@ class _Lowering:
             name=node.name,
             op=canonical.op,
             arguments=canonical.arguments,
-            output=fact.output if isinstance(fact.output, TensorSpec) else None,
+            output=output,
             target=target,
             module_path=fact.module_path,
             module_type=fact.module_type,
@@ -80,6 +93,7 @@ class _Lowering:
             flops=fact.flops,
             activation_bytes=fact.activation_bytes,
             remark=remark,
+            depends_on_sizes=self._has_asked,
         )
 
     def _canonical_form(self, node: fx.Node) -> Canonical:
@@ -99,8 +113,7 @@ class _Lowering:
             else:
                 op = known.op
                 arguments = known.bind(self._argument(node.args), self._argument(node.kwargs))
-        fact = self._trace.facts[node.name]
-        return canonicalize(op, arguments, self._spec_of, fact.output)
+        return canonicalize(op, arguments, self._spec_of)
 
     def _module_arguments(self, node: fx.Node) -> tuple[str, dict[str, Any]]:
         module = self._trace.skeleton.get_submodule(str(node.target))
@@ -178,6 +191,7 @@ class _Lowering:
     def _spec_of(self, reference: ValueRef | AttributeRef) -> TensorSpec:
         if isinstance(reference, AttributeRef):
             return self._attributes[reference.path]
+        self._has_asked = True
         output = self._trace.facts[reference.name].output
         if not isinstance(output, TensorSpec):
             raise NoCanonicalFormError(f"it reads {reference.name}, which is not one tensor")

@@ -27,7 +27,7 @@ from torch.fx.node import map_arg
 
 from streamplan.frontend.aten_stream import AtenStream
 from streamplan.frontend.facts import NodeFact, Trace, map_structure, specify, tensors_in
-from streamplan.frontend.meta_run import META, MetaStream, tensors_on_meta
+from streamplan.frontend.meta_run import META, MetaStream, MetaTwins
 from streamplan.frontend.modes import AmbientModes, no_autocast
 from streamplan.frontend.node_table import NodeTable
 from streamplan.frontend.patches import steady_execution
@@ -52,8 +52,10 @@ class Replay:
     """Device of the inputs."""
     switches: tuple[Any, ...]
     """Global switches of torch that the model ran under."""
-    is_on_meta: bool = False
-    """Whether a run on meta tensors tells the same as one on fake tensors."""
+    modules: Mapping[str, torch.nn.Module]
+    """The skeleton's modules by path."""
+    twins: MetaTwins | None = None
+    """Meta tensors to run on; None if a run on them would not tell the same as one on fake tensors."""
 
 
 def make_replayable(
@@ -75,8 +77,9 @@ def make_replayable(
     guards = _guards(trace.graph, log)
     if guards is None or not log.is_complete or any(_has_changed(records[node]) for node in trace.graph.nodes):
         return trace
-    replay = Replay(guards, _memory(trace.graph, records), fake_mode, device, _switches())
-    on_meta = dataclasses.replace(replay, is_on_meta=True)
+    modules = dict(trace.skeleton.named_modules(remove_duplicate=False))
+    replay = Replay(guards, _memory(trace.graph, records), fake_mode, device, _switches(), modules)
+    on_meta = dataclasses.replace(replay, twins=MetaTwins(trace.skeleton))
     specs = [trace.facts[name].output for name in trace.input_names]
     same = _run(dataclasses.replace(trace, replay=on_meta), on_meta, specs)
     agrees = same is not None and same.facts == trace.facts
@@ -124,13 +127,13 @@ def _run(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> Trace | N
 
 def _execute(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> NodeTable | None:
     """Run the nodes; None as soon as something is not as before."""
-    table, stream = NodeTable(), MetaStream() if replay.is_on_meta else AtenStream(keeps_calls=False)
+    table, stream = NodeTable(), AtenStream(keeps_calls=False) if replay.twins is None else MetaStream()
     inputs = dict(zip(trace.input_names, specs, strict=True))
-    device = META if replay.is_on_meta else replay.device
-    with tensors_on_meta(trace.skeleton) if replay.is_on_meta else replay.fake_mode, stream:
+    device = replay.device if replay.twins is None else META
+    with replay.fake_mode if replay.twins is None else replay.twins.in_place(), stream:
         for node in trace.graph.nodes:
             stream.begin()
-            value = _value(node, trace, table, inputs, device)
+            value = _value(node, trace, table, inputs, device, replay.modules)
             if _outline(specify(value)) != _outline(trace.facts[node.name].output):
                 return None
             written = table.known_extents(stream.written, node.op)
@@ -141,7 +144,12 @@ def _execute(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> NodeT
 
 
 def _value(
-    node: fx.Node, trace: Trace, table: NodeTable, inputs: Mapping[str, TensorSpec], device: torch.device
+    node: fx.Node,
+    trace: Trace,
+    table: NodeTable,
+    inputs: Mapping[str, TensorSpec],
+    device: torch.device,
+    modules: Mapping[str, torch.nn.Module],
 ) -> Any:
     if node.op == "placeholder":
         spec = inputs[node.name]
@@ -150,13 +158,13 @@ def _value(
         return attrgetter(str(node.target))(trace.skeleton)
     if node.op == "output":
         return table.evaluate(node.args[0])
-    return _call(node.op, node.target, table.evaluate(node.args), table.evaluate(node.kwargs), trace.skeleton)
+    return _call(node.op, node.target, table.evaluate(node.args), table.evaluate(node.kwargs), modules)
 
 
-def _call(kind: str, target: Any, args: Any, kwargs: Any, root: torch.nn.Module) -> Any:
+def _call(kind: str, target: Any, args: Any, kwargs: Any, modules: Mapping[str, torch.nn.Module]) -> Any:
     if kind == "call_method":
         return getattr(args[0], target)(*args[1:], **kwargs)
-    function = root.get_submodule(target) if kind == "call_module" else target
+    function = modules[target] if kind == "call_module" else target
     return function(*args, **kwargs)
 
 
@@ -166,7 +174,7 @@ def _holds(guard: Guard, table: NodeTable) -> bool:
     if guard.kind == "property":
         answer = getattr(args[0], guard.target)
     else:
-        answer = _call(guard.kind, guard.target, args, kwargs, torch.nn.Module())
+        answer = _call(guard.kind, guard.target, args, kwargs, {})
     return type(answer) is type(guard.answer) and bool(answer == guard.answer)
 
 

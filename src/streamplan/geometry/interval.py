@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, order=True, init=False)
 class Interval:
     """Positions `start, start + 1, ..., stop - 1` along one axis; empty when `stop == start`."""
 
@@ -15,9 +15,11 @@ class Interval:
     stop: int
     """One past the last position; never below `start`."""
 
-    def __post_init__(self) -> None:
-        if self.stop < self.start:
-            raise ValueError(f"interval [{self.start}, {self.stop}) runs backwards")
+    def __init__(self, start: int, stop: int) -> None:
+        if stop < start:
+            raise ValueError(f"interval [{start}, {stop}) runs backwards")
+        _set_start(self, start)  # planning makes tens of thousands; this takes half as long as the dataclass's own way
+        _set_stop(self, stop)
 
     def __str__(self) -> str:
         return f"[{self.start}, {self.stop})"
@@ -45,6 +47,9 @@ class Interval:
     def contains(self, other: Interval) -> bool:
         """Whether every position of `other` is in this interval; an empty one always is."""
         return other.is_empty or (self.start <= other.start and other.stop <= self.stop)
+
+
+_set_start, _set_stop = Interval.start.__set__, Interval.stop.__set__  # type: ignore[attr-defined]
 
 
 def hull(intervals: Iterable[Interval]) -> Interval | None:

@@ -9,6 +9,7 @@ call name. `nn.ReLU()(x)`, `F.relu(x)`, `torch.relu(x)` and `x.relu_()` are one 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -97,9 +98,17 @@ class OpCall:
     """Bytes of the storages the call allocates for its results at full size; 0 for views and in-place calls."""
     remark: str = ""
     """Why the call has no canonical form, if that is known better than 'no rule'."""
+    depends_on_sizes: bool = False
+    """Whether its canonical form was found by looking at the sizes of what it reads."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
+
+    def resized(self, output: TensorSpec | None, flops: int, activation_bytes: int) -> OpCall:
+        """The same call on maps of other sizes; what is known of its references is kept."""
+        call = copy(self)
+        vars(call).update(output=output, flops=flops, activation_bytes=activation_bytes)
+        return call
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:

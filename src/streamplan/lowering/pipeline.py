@@ -48,16 +48,16 @@ def lower_part(
         passes: Names from `streamplan.options.PASSES`.
         device_type: Kind of device that computes the tiles.
     """
-    folds = find_folds(graph, cut.streamed, cut.frontier) if "fold_batch_norm" in passes else ()
-    streamed = cut.streamed
+    plain, streamed = graph, cut.streamed
+    folds = find_folds(graph, streamed, cut.frontier) if "fold_batch_norm" in passes else ()
     if folds:
         graph = fold_batch_norms(graph, folds)
-        facts = classify_locality(graph)
         streamed -= {fold.convolution.name for fold in folds}
     if "fuse_relu" in passes:
         graph, gone = fuse_relus(graph, streamed, cut.frontier, has_late_bias=device_type == "cuda")
-        facts = classify_locality(graph)
         streamed -= gone
+    if graph is not plain:
+        facts = classify_locality(graph)
     part = streamed_part(graph, facts, streamed, cut.frontier)
     if any(user_rule_identity(graph[name].op) for name in part.order):  # a user's function may count on contiguous maps
         passes = tuple(name for name in passes if name != "channels_last")

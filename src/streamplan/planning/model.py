@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class TracedModel:
     state: ModelState
     """State of the model when it was traced."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the graph at this input size: calls, arguments, shapes; not the values of parameters."""
         digest = hashlib.sha256()
@@ -76,7 +77,7 @@ def resize(
     trace = replay_trace(traced.trace, tuple(arguments.specs()))
     if trace is None:
         return None
-    return dataclasses.replace(traced, trace=trace, graph=lower(trace), arguments=arguments)
+    return dataclasses.replace(traced, trace=trace, graph=lower(trace, traced.graph), arguments=arguments)
 
 
 def _changed_attributes(model: nn.Module, skeleton: nn.Module) -> Iterator[str]:
