@@ -93,9 +93,7 @@ def _carries(axis: CarriedAxis, frontiers: Frontiers, reads: list[Reads]) -> lis
     return carries
 
 
-def _axis_step(
-    axis: CarriedAxis, new: Blocks, reads: Reads, carried_in: Blocks, carried_out: Blocks
-) -> AxisStep:
+def _axis_step(axis: CarriedAxis, new: Blocks, reads: Reads, carried_in: Blocks, carried_out: Blocks) -> AxisStep:
     """One step in the form the runtime reads."""
     part, root = axis.part, axis.clusters.root
     at_hand = {name: Interval(carried_in[name].start, block.stop) for name, block in new.items()}

@@ -81,9 +81,7 @@ def cut_at(graph: Graph, facts: LocalityFacts, names: tuple[str, ...]) -> Cut:
     return _cut_at(graph, facts, tuple(_resolve(graph, facts, name) for name in names))
 
 
-def _cut_at(
-    graph: Graph, facts: LocalityFacts, names: tuple[str, ...], behind: frozenset[str] = frozenset()
-) -> Cut:
+def _cut_at(graph: Graph, facts: LocalityFacts, names: tuple[str, ...], behind: frozenset[str] = frozenset()) -> Cut:
     streamed = _ancestors_of(graph, facts, names, behind)
     return Cut(_frontier(graph, streamed, always=names), streamed)
 

@@ -58,9 +58,7 @@ def _pace(axis: CarriedAxis, boundary: int) -> dict[str, int]:
     state = {name: boundary * part.extents[name][axis.axis] // first for name in part.input_maps}
     for name, windows in axis.windows.items():
         extent = part.extents[name][axis.axis]
-        state[name] = min(
-            _reachable(window, extent, min([state[root] for root in window.roots])) for window in windows
-        )
+        state[name] = min(_reachable(window, extent, min([state[root] for root in window.roots])) for window in windows)
     return state
 
 

@@ -1,6 +1,6 @@
 """How far every value gets in each step of an axis, when halos are carried.
 
-    E_v(i)   the frontier of value v after step i: the longest prefix computable from what exists then
+The frontier E_v(i) of value v after step i is the longest prefix computable from what exists then:
 
     conv k3 p1 on 8 samples, steps of 4:   image 4 | 8    conv 3 | 8
 """

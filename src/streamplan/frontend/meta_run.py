@@ -55,7 +55,8 @@ def on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> 
 
 def scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What such a batch norm returns: the map, and no statistics."""
-    return like(x), *(torch.empty(0, dtype=x.dtype, device=x.device) for _ in range(2))
+    none = torch.empty(0, dtype=x.dtype, device=x.device)
+    return like(x), none, none.clone()
 
 
 def like(x: torch.Tensor) -> torch.Tensor:

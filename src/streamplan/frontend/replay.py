@@ -27,7 +27,8 @@ from torch.fx.node import map_arg
 
 from streamplan.frontend.aten_stream import AtenStream
 from streamplan.frontend.facts import NodeFact, Trace, map_structure, specify, tensors_in
-from streamplan.frontend.meta_run import META, MetaStream, MetaTwins
+from streamplan.frontend.known_results import META
+from streamplan.frontend.meta_run import MetaStream, MetaTwins
 from streamplan.frontend.modes import AmbientModes, no_autocast
 from streamplan.frontend.node_table import NodeTable
 from streamplan.frontend.patches import steady_execution

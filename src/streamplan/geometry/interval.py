@@ -49,7 +49,7 @@ class Interval:
         return other.is_empty or (self.start <= other.start and other.stop <= self.stop)
 
 
-_set_start, _set_stop = Interval.start.__set__, Interval.stop.__set__  # type: ignore[attr-defined]
+_set_start, _set_stop = (vars(Interval)[name].__set__ for name in ("start", "stop"))
 
 
 def hull(intervals: Iterable[Interval]) -> Interval | None:

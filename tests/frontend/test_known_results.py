@@ -1,0 +1,136 @@
+"""Results made from what an earlier call gave are those that torch gives; the oracle runs each call by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from streamplan.frontend.aten_stream import AtenStream
+from streamplan.frontend.known_results import META, call_key
+from streamplan.frontend.meta_run import MetaStream, MetaTwins
+from tests.analysis.op_instances import FAMILIES, Instance
+
+Observed = tuple[Any, ...]
+
+
+def observe(stream: AtenStream, call: Callable[[Tensor], Any], shape: tuple[int, ...]) -> Observed:
+    """What a call on a new map gives: form of the result, memory shared, FLOPs, shapes of what is written."""
+    with stream:
+        x = torch.empty(shape, device=META)
+        stream.begin()
+        out = call(x)
+    outs = out if isinstance(out, tuple) else (out,)
+    forms = [(tuple(y.shape), y.stride(), y.dtype, y.storage_offset(), y.untyped_storage().nbytes()) for y in outs]
+    shared = [y.untyped_storage()._cdata == x.untyped_storage()._cdata for y in outs]
+    return forms, shared, [y is x for y in outs], stream.flops, [tuple(y.shape) for y in stream.written]
+
+
+def assert_again_as_alone(call: Callable[[Tensor], Any], shape: tuple[int, ...]) -> None:
+    alone = observe(AtenStream(keeps_calls=False), call, shape)
+    stream = MetaStream()
+    for _ in range(3):
+        assert observe(stream, call, shape) == alone
+
+
+@given(st.one_of(*FAMILIES.values()))
+def test_operations_with_windows(instance: Instance) -> None:
+    assert_again_as_alone(instance.build().to(META).eval(), instance.size)
+
+
+CALLS: dict[str, Callable[[Tensor], Any]] = {
+    "relu": torch.relu,
+    "relu_": lambda x: x.relu_(),
+    "add": lambda x: x + x,
+    "add with a factor": lambda x: torch.add(x, x, alpha=2),
+    "add_ of fewer dimensions": lambda x: x.add_(torch.ones(8, device=META)),
+    "add of a whole number": lambda x: x + 1,
+    "compare": lambda x: x > 0,
+    "to another dtype": lambda x: x.to(torch.float64),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(2, 3) * 2,
+    "view": lambda x: x.flatten(2),
+    "slice of a slice": lambda x: torch.relu(x[:, :, ::2][:, :, 1:]),
+    "expanded": lambda x: torch.relu(x[:, :1].expand(-1, 4, -1, -1)),
+    "cat": lambda x: torch.cat((x, x), 1),
+    "split": lambda x: torch.split(x, 1, 1),
+    "topk": lambda x: tuple(torch.topk(x, 3)),
+    "dropout": lambda x: F.dropout(x, 0.5, training=True),
+    "softmax": lambda x: x.softmax(1),
+    "group norm": lambda x: F.group_norm(x, 2),
+    "zeros_": lambda x: x.zero_(),
+    "transpose_": lambda x: x.transpose_(2, 3),
+    "unsqueeze_": lambda x: x.unsqueeze_(0),
+    "resize_": lambda x: x.resize_(1, 4, 4, 4),
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "complex": lambda x: torch.fft.rfft(x).abs(),
+    "made from nothing": lambda x: torch.zeros(3, device=META),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls(name: str) -> None:
+    assert_again_as_alone(CALLS[name], (1, 4, 6, 8))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norms(training: bool) -> None:
+    """Statistics that a call writes are seen every time."""
+    norm = nn.BatchNorm2d(4, device=META).train(training)
+    assert_again_as_alone(norm, (2, 4, 6, 6))
+    stream = MetaStream()
+    observed = [observe(stream, norm, (2, 4, 6, 6))[-1] for _ in range(2)]
+    assert observed == [[(), (4,), (4,)] if training else []] * 2
+
+
+def test_constants_of_other_types_are_other_calls() -> None:
+    """1 == True == 1.0, and torch tells them apart."""
+    stream = MetaStream()
+    whole = torch.empty(2, dtype=torch.int64, device=META)
+    with stream:
+        assert [torch.add(whole, value).dtype for value in (1, 1.0, True)] == [torch.int64, torch.float32, torch.int64]
+
+
+def test_operands_in_another_order_of_memory_are_another_call() -> None:
+    stream = MetaStream()
+    plain = torch.empty(1, 4, 6, 6, device=META)
+    last = plain.contiguous(memory_format=torch.channels_last)
+    with stream:
+        assert [torch.relu(x).stride() for x in (plain, last, plain)] == [plain.stride(), last.stride(), plain.stride()]
+
+
+@pytest.mark.parametrize(
+    ("func", "has_key"),
+    [
+        (torch.ops.aten.relu.default, True),
+        (torch.ops.aten.relu_.default, True),
+        (torch.ops.aten.view.default, False),
+        (torch.ops.aten.native_batch_norm.default, False),
+        (torch.ops.aten.add.out, False),
+    ],
+)
+def test_which_calls_have_a_key(func: Any, has_key: bool) -> None:
+    assert (call_key(func, (torch.empty(2, device=META),), {}) is not None) == has_key
+
+
+def test_tensors_with_data_have_none() -> None:
+    assert call_key(torch.ops.aten.relu.default, (torch.empty(2),), {}) is None
+
+
+def test_twins_are_in_place_inside_the_block_only() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net.append(net[0])
+    before = dict(net.state_dict(keep_vars=True))
+    twins = MetaTwins(net)
+    for _ in range(2):
+        with twins.in_place():
+            assert all(tensor.is_meta for tensor in net.state_dict(keep_vars=True).values())
+            assert net[0].weight is net[2].weight, "one twin for a shared tensor"
+        after = net.state_dict(keep_vars=True)
+        assert all(after[name] is tensor for name, tensor in before.items())
