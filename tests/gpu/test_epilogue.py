@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+from statistics import median
+
 import pytest
 import torch
 
 import streamplan
 from streamplan.runtime import epilogue
 from streamplan.runtime.epilogue import rectified_gradient, rectify_into
-from tests.gpu.common import DEVICE, draw, resnet, step, unet
+from tests.gpu.common import DEVICE, Results, draw, resnet, step, unet
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet50
-from tests.runtime.comparison import assert_near
 from tests.runtime.epilogue_cases import cases
 
 pytestmark = pytest.mark.gpu
@@ -37,23 +39,33 @@ def test_kernels(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("has_kernels", [True, False])
 @pytest.mark.parametrize("name", ["resnet", "resnet50", "unet"])
 def test_gradients_in_float32(name: str, has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With and without the kernels, against the plain net in float64."""
+    """With and without the kernels, against the plain net in float64.
+
+    Of three images, each tensor's median error counts: rounding may put one sample on the other side of a ReLU, which
+    moves a gradient by far more than rounding does, in the plain net too.
+    """
     if not has_kernels:
         monkeypatch.setattr(epilogue, "_kernels", lambda: None)
     build = {"resnet": resnet, "unet": unet, "resnet50": lambda: randomize_(resnet50(width=8).eval(), 1).to(DEVICE)}
-    model = build[name]().double()
-    image = draw().to(DEVICE)
-    exact = step(model, model, image)
-    model.float()
+    model = build[name]()
+    images = [draw(seed).to(DEVICE) for seed in range(3)]
+    exact = [step(model.double(), model, image) for image in images]
+    streamed = streamplan.compile(model.float(), images[0].shape, (40, 64), dtype=torch.float32)
     with torch.backends.cudnn.flags(allow_tf32=False):
-        streamed = streamplan.compile(model, image.shape, (40, 64), dtype=torch.float32)
-        found = step(streamed, model, image.float())
-        plain = step(model, model, image.float())
-    for key, value in exact.items():
-        if value is not None and key != "gradient of the image":
-            scale = float(value.abs().max())
-            allowed = max(1e-4, 3 * float((plain[key].double() - value).abs().max()) / scale)
-            assert_near(found[key].double() / scale, value / scale, f"{name}: {key}", allowed)
+        found = [step(streamed, model, image.float()) for image in images]
+        plain = [step(model, model, image.float()) for image in images]
+    for key in exact[0]:
+        if key != "gradient of the image" and exact[0][key] is not None:
+            ours, theirs = (median(map(error, results, exact, repeat(key))) for results in (found, plain))
+            assert ours <= max(1e-4, 3 * theirs), (name, key, ours, theirs)
+
+
+def error(found: Results, exact: Results, key: str) -> float:
+    """The largest difference, over the largest value."""
+    value, exact_value = found[key], exact[key]
+    assert value is not None
+    assert exact_value is not None
+    return float((value.double() - exact_value).abs().max() / exact_value.abs().max())
 
 
 def test_the_same_numbers_each_time() -> None:
