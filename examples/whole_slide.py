@@ -1,15 +1,16 @@
-"""The source paper's experiment on whole slides, in miniature, and one step of its largest net at its full size.
+"""The source paper's experiments on whole slides, in miniature, and one step of its largest net at its full size.
 
-    python examples/whole_slide.py --quick             # both, small; under a minute
+    python examples/whole_slide.py --quick             # all three, small; under a minute
     python examples/whole_slide.py study               # scores by input size; under an hour on two cores
-    python examples/whole_slide.py draw                # table and pictures of a study that was run
+    python examples/whole_slide.py classify            # areas under ROC curves by input size; half an hour
+    python examples/whole_slide.py draw                # tables and pictures of what was run
     python examples/whole_slide.py step --size 8192    # a training step of the 28-layer net, projected and measured
     python examples/whole_slide.py step --slide a.tif --level 1 --label 0.7
     python examples/whole_slide.py predict --weights whole_slide/weights_512_seed_0.pt --slide a.tif
 
-Nets, loss and optimiser are those of the TUPAC16 experiment of Pinckaers, van Ginneken and Litjens, "Streaming
-convolutional neural networks for end-to-end learning with multi-megapixel images", 2020. The slides are synthetic: see
-`slide_study/slides.py`. `docs/whole_slide.md` has the results of the full form.
+Nets and optimisers are those of the TUPAC16 and CAMELYON17 experiments of Pinckaers, van Ginneken and Litjens,
+"Streaming convolutional neural networks for end-to-end learning with multi-megapixel images", 2020. The slides are
+synthetic: see `slide_study/slides.py`. `docs/whole_slide.md` has the results of the full forms.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from slide_study.drawing import save_marks, save_scores
+from slide_study import classify
+from slide_study.drawing import save_areas, save_marks, save_scores
 from slide_study.nets import NUM_LAYERS, PAPER_SIZES, PAPER_WIDTH
 from slide_study.slides import draw_slide
 from slide_study.step import SlideFile, in_a_process_of_its_own, memory_table, plan_step
@@ -35,18 +37,36 @@ _QUICK_SIZE, _QUICK_WIDTH = 512, 8
 
 def study(arguments: argparse.Namespace) -> None:
     """Train and test nets at three input sizes; a table and two pictures."""
-    runs = run_study(arguments.folder, QUICK if arguments.quick else FULL)
-    print()
-    draw(arguments, runs)
+    draw_study(arguments, run_study(arguments.folder, QUICK if arguments.quick else FULL))
 
 
-def draw(arguments: argparse.Namespace, runs: Sequence[Run]) -> None:
+def draw_study(arguments: argparse.Namespace, runs: Sequence[Run]) -> None:
     """The table and the pictures of a study."""
-    print(f"{table(runs)}\n")
-    figures = arguments.figures or arguments.folder
-    save_marks(figures / "whole-slide-marks.png")
-    save_scores(figures / "whole-slide-scores.png", runs)
-    print(f"pictures in {figures}")
+    print(f"\n{table(runs)}\n")
+    save_marks(arguments.figures / "whole-slide-marks.png")
+    save_scores(arguments.figures / "whole-slide-scores.png", runs)
+    print(f"pictures in {arguments.figures}")
+
+
+def classification(arguments: argparse.Namespace) -> None:
+    """Train and test classifiers at three input sizes; a table and a picture."""
+    settings = classify.QUICK if arguments.quick else classify.FULL
+    draw_classification(arguments, classify.run_classification(arguments.folder, settings))
+
+
+def draw_classification(arguments: argparse.Namespace, runs: Sequence[classify.Run]) -> None:
+    """The table and the picture of classifiers."""
+    print(f"\n{classify.table(runs)}\n")
+    save_areas(arguments.figures / "whole-slide-areas.png", runs)
+    print(f"picture in {arguments.figures}")
+
+
+def draw(arguments: argparse.Namespace) -> None:
+    """Tables and pictures of what was run in a folder."""
+    if (arguments.folder / "study.json").exists():
+        draw_study(arguments, load_runs(arguments.folder))
+    if (arguments.folder / "classification.json").exists():
+        draw_classification(arguments, classify.load_runs(arguments.folder))
 
 
 def step(arguments: argparse.Namespace) -> None:
@@ -92,7 +112,10 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "task", nargs="?", choices=("study", "draw", "step", "predict"), help="study and step unless given"
+        "task",
+        nargs="?",
+        choices=("study", "classify", "draw", "step", "predict"),
+        help="study, classify and step unless given",
     )
     parser.add_argument("--quick", action="store_true", help="everything small: under a minute")
     parser.add_argument("--folder", type=Path, default=Path("whole_slide"), help="where slides and results go")
@@ -107,12 +130,15 @@ def main() -> None:
     parser.add_argument("--tile-size", type=int, help="instead of a memory budget")
     parser.add_argument("--weights", type=Path, help="of a net that `study` has trained, to predict with")
     arguments = parser.parse_args()
+    arguments.figures = arguments.figures or arguments.folder
     arguments.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     if arguments.task in (None, "study"):
         study(arguments)
+    if arguments.task in (None, "classify"):
+        classification(arguments)
     if arguments.task == "draw":
-        draw(arguments, load_runs(arguments.folder))
+        draw(arguments)
     if arguments.task in (None, "step"):
         step(arguments)
     if arguments.task == "predict":

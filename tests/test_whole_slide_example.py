@@ -79,6 +79,18 @@ def test_layers_are_those_of_table_2(num_layers: int) -> None:
     assert net.fc.out_features == 1
 
 
+def test_classifiers_are_those_nets_without_batch_norm_and_dropout() -> None:
+    from slide_study.nets import SlideNet, count_layers
+
+    with torch.device("meta"):
+        net, other = SlideNet(is_normalised=False), SlideNet()
+    assert count_layers(net) == count_layers(other)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in net.modules())
+    assert net.dropout.p == 0
+    shapes = [[tuple(p.shape) for p in x.parameters() if p.dim() > 1] for x in (net, other)]
+    assert shapes[0] == shapes[1]
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_it_is_the_net_of_the_tests(depth: int) -> None:
     from slide_study.nets import SlideNet
@@ -208,13 +220,14 @@ def test_statistics_of_channels() -> None:
 
 
 def test_scores() -> None:
-    from slide_study.study import area_under_curve
-    from slide_study.training import score
+    from slide_study.training import CLASSIFICATION, area_under_curve, correlation
 
-    assert score([1.0, 5.0, 2.0], [0.1, 0.9, 0.5]) == pytest.approx(1)
-    assert score([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]) == pytest.approx(1 - 6 * 2 / (4 * 15))  # without ties
-    assert score([2.0, 2.0, 2.0], [0.1, 0.9, 0.5]) == 0
+    assert correlation([1.0, 5.0, 2.0], [0.1, 0.9, 0.5]) == pytest.approx(1)
+    assert correlation([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]) == pytest.approx(1 - 6 * 2 / (4 * 15))  # no ties
+    assert correlation([2.0, 2.0, 2.0], [0.1, 0.9, 0.5]) == 0
     assert area_under_curve([1.0, 3.0], [0.0, 1.0, 2.0]) == pytest.approx((1 + 0.5 + 0 + 3) / 6)
+    labels = [0.0, 1.0, 0.0, 1.0, 0.0]
+    assert CLASSIFICATION.score([0.0, 1.0, 1.0, 3.0, 2.0], labels) == pytest.approx((1 + 0.5 + 0 + 3) / 6)
 
 
 def test_the_sets_of_a_study(tmp_path: Path) -> None:
@@ -233,8 +246,25 @@ def test_the_sets_of_a_study(tmp_path: Path) -> None:
     assert all(sum(x) == 0 for x in slides.negative.densities)
 
 
+def test_the_slides_of_classifiers(tmp_path: Path) -> None:
+    """Every other one has no mark, the others have one kind each, in turn; marks get denser within a set."""
+    from dataclasses import replace
+
+    from slide_study.classify import QUICK, _classes, store_slides
+
+    slides = store_slides(tmp_path, replace(QUICK, extent=256, num_train=12, num_tuning=6, num_test=2))
+    for part, count in ((slides.train, 12), (slides.tuning, 6)):
+        kinds = [[kind for kind, density in enumerate(found, 1) if density] for found in part.densities]
+        assert kinds == [[i // 2 % 3 + 1] if i % 2 else [] for i in range(count)]
+        assert _classes(part) == [0.0, 1.0] * (count // 2)
+        marked = [max(found) for found in part.densities if any(found)]
+        assert marked == sorted(marked)
+    assert not np.array_equal(slides.train.arrays[256][0], slides.tuning.arrays[256][0])
+
+
 @pytest.mark.slow
 def test_the_quick_form(tmp_path: Path) -> None:
+    from slide_study import classify
     from slide_study.nets import SlideNet
     from slide_study.study import load_runs, table
 
@@ -250,7 +280,15 @@ def test_the_quick_form(tmp_path: Path) -> None:
     quarter, half, _ = (found["areas"] for found in study["runs"])
     assert quarter[:2] == [0.5, 0.5]  # these marks are not there for the net to see
     assert half[0] == 0.5
-    for name in ("marks", "scores"):
+    classified = classify.load_runs(tmp_path)
+    assert classify.table(classified) in printed
+    assert [(run.size, run.num_layers) for run in classified] == [(64, 22), (128, 25), (256, 28)]
+    assert all(run.is_initialised and np.isfinite(run.losses).all() for run in classified)
+    assert [run.areas[:kinds] for run, kinds in zip(classified, (2, 1, 0), strict=True)] == [(0.5, 0.5), (0.5,), ()]
+    drawn = run("draw", "--folder", tmp_path)
+    assert table(load_runs(tmp_path)) in drawn
+    assert classify.table(classified) in drawn
+    for name in ("marks", "scores", "areas"):
         assert (tmp_path / f"whole-slide-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert table(load_runs(tmp_path)) in printed
     pyramid(tmp_path / "slide.tif")

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slide_study import classify
 from slide_study.nets import NUM_LAYERS, PAPER_SIZES
 from slide_study.slides import BLOCK, PERIODS, Slide, averaged
 from slide_study.stored import FACTORS
@@ -62,13 +63,31 @@ def save_scores(path: Path, runs: Sequence[Run]) -> None:
     _draw_correlations(ours_left, runs)
     _draw_areas(ours_right, runs)
     for axes in (left, right, ours_left, ours_right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(visible=True, axis="y", color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8)
-        axes.set_xlim(-0.4, 2.4)
-        axes.set_xlabel("input size, pixels", fontsize=9)
+        _finish(axes)
     _save(figure, path)
+
+
+def save_areas(path: Path, runs: Sequence[classify.Run]) -> None:
+    """Classifiers: areas under ROC curves, the paper's left, ours right."""
+    figure = Figure(figsize=(9, 3.8), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_paper_areas(left, "The paper's CAMELYON17: by metastases, against negative slides")
+    right.plot(range(3), [run.area for run in runs], color=_INK, marker="s", linestyle=":", label="any marks")
+    _plot_kinds(right, [run.areas for run in runs])
+    _finish_areas(right, "Ours, synthetic slides: by marks, against slides without", "lower right")
+    right.set_xticks(range(3), [f"{run.size}²\n{run.num_layers} layers" for run in runs])
+    for axes in (left, right):
+        _finish(axes)
+    _save(figure, path)
+
+
+def _finish(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    axes.set_xlim(-0.4, 2.4)
+    axes.set_xlabel("input size, pixels", fontsize=9)
 
 
 def _draw_paper(left: Axes, right: Axes) -> None:
@@ -79,12 +98,20 @@ def _draw_paper(left: Axes, right: Axes) -> None:
     left.set_title("TUPAC16, table 3", fontsize=9)
     left.set_ylabel("Spearman's correlation", fontsize=9)
     left.legend(fontsize=8, frameon=False, loc="upper left")
+    _set_paper_sizes(left)
+    _draw_paper_areas(right, "CAMELYON17, table 5: against negative slides")
+
+
+def _draw_paper_areas(axes: Axes, title: str) -> None:
     for (name, areas), style in zip(PAPER_AREAS.items(), ("-", "--", ":"), strict=True):
-        right.plot(range(3), areas, color=_GREY, marker="s", linestyle=style, label=name)
-    _finish_areas(right, "CAMELYON17, table 5: against negative slides", "upper left")
-    for axes in (left, right):
-        layers = zip(PAPER_SIZES.values(), NUM_LAYERS.values(), strict=True)
-        axes.set_xticks(range(3), [f"{size}²\n{count} layers" for size, count in layers])
+        axes.plot(range(3), areas, color=_GREY, marker="s", linestyle=style, label=name)
+    _finish_areas(axes, title, "upper left")
+    _set_paper_sizes(axes)
+
+
+def _set_paper_sizes(axes: Axes) -> None:
+    layers = zip(PAPER_SIZES.values(), NUM_LAYERS.values(), strict=True)
+    axes.set_xticks(range(3), [f"{size}²\n{count} layers" for size, count in layers])
 
 
 def _draw_correlations(axes: Axes, runs: Sequence[Run]) -> None:
@@ -115,12 +142,17 @@ def _draw_correlations(axes: Axes, runs: Sequence[Run]) -> None:
 
 def _draw_areas(axes: Axes, runs: Sequence[Run]) -> None:
     groups = [[run for run in runs if run.size == size] for size in sorted({run.size for run in runs})]
-    styles = zip(PERIODS, (_ORANGE, _GREEN, _BLUE), ("^", "D", "o"), strict=True)
-    for kind, (period, colour, marker) in enumerate(styles):
-        means = [np.mean([run.areas[kind] for run in group]) for group in groups]
-        axes.plot(range(3), means, color=colour, marker=marker, label=f"marks of period {period} px")
+    _plot_kinds(axes, [np.mean([run.areas for run in group], axis=0).tolist() for group in groups])
     _finish_areas(axes, "Slides with one kind of marks, against slides without", "lower left")
     _set_sizes(axes, groups)
+
+
+def _plot_kinds(axes: Axes, areas: Sequence[Sequence[float]]) -> None:
+    """Areas (sizes, kinds)."""
+    styles = zip(PERIODS, (_ORANGE, _GREEN, _BLUE), ("^", "D", "o"), strict=True)
+    for kind, (period, colour, marker) in enumerate(styles):
+        along = [of_size[kind] for of_size in areas]
+        axes.plot(range(3), along, color=colour, marker=marker, label=f"marks of period {period} px")
 
 
 def _finish_areas(axes: Axes, title: str, legend: str) -> None:

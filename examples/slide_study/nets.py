@@ -1,8 +1,9 @@
-"""The nets of the TUPAC16 experiments, on images of bytes.
+"""The nets of the TUPAC16 and CAMELYON17 experiments, on images of bytes.
 
 Table 2 of Pinckaers, van Ginneken and Litjens, "Streaming convolutional neural networks for end-to-end learning with
-multi-megapixel images", 2020: groups of two 3x3 convolutions and a 2x2 max pool. BatchNorm is in the last two groups
-alone, which are the resident part; what stands before them is local and is streamed.
+multi-megapixel images", 2020: groups of two 3x3 convolutions and a 2x2 max pool. For TUPAC16 BatchNorm is in the last
+two groups alone, which are the resident part; what stands before them is local and is streamed. For CAMELYON17 there is
+neither BatchNorm nor dropout.
 
 The table leaves activations and padding open: here ReLU after each convolution, and zero padding of 1.
 """
@@ -36,6 +37,7 @@ class SlideNet(nn.Module):
         depth: Repetitions of the fifth group: 1, 2 and 3 make nets of 22, 25 and 28 layers.
         mean: Of the bytes of the training set, by channel.
         std: Their standard deviation, by channel.
+        is_normalised: Whether the last two groups have BatchNorm and the last layer dropout: so for TUPAC16.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class SlideNet(nn.Module):
         depth: int = 1,
         mean: Sequence[float] = (128.0, 128.0, 128.0),
         std: Sequence[float] = (64.0, 64.0, 64.0),
+        *,
+        is_normalised: bool = True,
     ) -> None:
         super().__init__()
         widths = [3, *(width * factor for factor in _WIDTHS), *[width * _LAST_WIDTH] * depth]
@@ -51,10 +55,10 @@ class SlideNet(nn.Module):
         last = widths[-1]
         self.streamed = nn.Sequential(*(layer for group in groups for layer in group))
         self.resident = nn.Sequential(
-            *_group(last, last, has_batch_norm=True), *_group(last, last, has_batch_norm=True)[:-1]
+            *_group(last, last, has_batch_norm=is_normalised), *_group(last, last, has_batch_norm=is_normalised)[:-1]
         )
         self.pool = nn.AdaptiveMaxPool2d(1)  # "input size" in the table: it covers the whole map
-        self.dropout = nn.Dropout(p=0.5)
+        self.dropout = nn.Dropout(p=0.5 if is_normalised else 0.0)
         self.fc = nn.Linear(last, 1)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)

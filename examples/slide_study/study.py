@@ -1,6 +1,6 @@
 """The study by input size: the same slides at a quarter, half and full extent, nets that deepen with them.
 
-The paper's tables 3 and 5 in miniature. Nets and protocol are the paper's where the machine allows: 22, 25 and 28
+The paper's table 3 in miniature. Nets and protocol are the paper's where the machine allows: 22, 25 and 28
 layers, the epoch chosen on a tuning set, Spearman's correlation on a test set. Slides, extents, channels, learning rate
 and number of epochs are not; see `docs/whole_slide.md`.
 """
@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from scipy.stats import mannwhitneyu
 
 import streamplan
 from slide_study.nets import NUM_LAYERS, SlideNet
 from slide_study.slides import MAX_DENSITY, PERIODS, draw_slide
 from slide_study.stored import SlideSet, channel_statistics, store_set
-from slide_study.training import Schedule, predict, score, train
+from slide_study.training import REGRESSION, Schedule, area_under_curve, correlation, predict, train
 
-_NUM_BANDS = 4
+NUM_BANDS = 4
 """Tiles of every slide: bands of rows."""
 _MIN_DENSITY = MAX_DENSITY / 10
 """Least of a slide that counts as positive."""
@@ -86,25 +85,29 @@ class Slides:
 
 def store_slides(folder: Path, settings: Settings) -> Slides:
     """Draw and write the slides; the same ones at every call."""
-    number = settings.num_positive
-    shares = [_MIN_DENSITY + (MAX_DENSITY - _MIN_DENSITY) * (i + 1) / number for i in range(number)]
 
-    def store(name: str, densities: Sequence[tuple[float, ...] | None]) -> SlideSet:
-        drawn = (draw_slide(settings.extent, (_SEEDS[name], i), given) for i, given in enumerate(densities))
+    def store(name: str, count: int) -> SlideSet:
+        return store_set(folder / name, (draw_slide(settings.extent, (_SEEDS[name], i)) for i in range(count)))
+
+    train, tuning, test = settings.num_train, settings.num_tuning, settings.num_test
+    negative, positive = store_by_kind(folder, settings.extent, settings.num_positive)
+    return Slides(store("train", train), store("tuning", tuning), store("test", test), negative, positive)
+
+
+def store_by_kind(folder: Path, extent: int, number: int) -> tuple[SlideSet, tuple[SlideSet, ...]]:
+    """Slides without marks, and for each kind as many with marks of that kind alone, of the same tissue."""
+
+    def store(name: str, kind: int) -> SlideSet:
+        drawn = (draw_slide(extent, (_SEEDS[name], i), only(kind, i + 1, number)) for i in range(number))
         return store_set(folder / name, drawn)
 
-    return Slides(
-        store("train", [None] * settings.num_train),
-        store("tuning", [None] * settings.num_tuning),
-        store("test", [None] * settings.num_test),
-        store("negative", [_only(0, 0.0)] * number),
-        tuple(store(f"period_{p}", [_only(kind, x) for x in shares]) for kind, p in enumerate(PERIODS, 1)),
-    )
+    return store("negative", 0), tuple(store(f"period_{p}", kind) for kind, p in enumerate(PERIODS, 1))
 
 
-def _only(kind: int, density: float) -> tuple[float, ...]:
-    """Marks of one kind, from 1; of none for 0."""
-    return tuple(density if number == kind else 0.0 for number in range(1, len(PERIODS) + 1))
+def only(kind: int, number: int, count: int) -> tuple[float, ...]:
+    """Densities of a slide with marks of one kind, from 1, or of none for 0; they rise from slide 1 to `count`."""
+    density = _MIN_DENSITY + (MAX_DENSITY - _MIN_DENSITY) * number / count
+    return tuple(density if other == kind else 0.0 for other in range(1, len(PERIODS) + 1))
 
 
 def run_study(folder: Path, settings: Settings) -> list[Run]:
@@ -129,10 +132,10 @@ def _run(folder: Path, slides: Slides, settings: Settings, depth: int, size: int
     net = SlideNet(settings.width, depth, mean, std)
     num_slides = settings.schedule.slides_per_call
     streamed = streamplan.compile(
-        net, (num_slides, 3, size, size), (size // _NUM_BANDS, size), dtype=torch.uint8, batch_norm="resident"
+        net, (num_slides, 3, size, size), (size // NUM_BANDS, size), dtype=torch.uint8, batch_norm="resident"
     )
     train_set, tuning_set = ((part.arrays[size], part.labels) for part in (slides.train, slides.tuning))
-    trained = train(streamed, train_set, tuning_set, settings.schedule, seed)
+    trained = train(streamed, train_set, tuning_set, settings.schedule, REGRESSION, seed)
     net.load_state_dict(trained.state)
     recipe = {"width": settings.width, "depth": depth, "mean": mean, "std": std}
     torch.save({"recipe": recipe, "state": trained.state}, folder / f"weights_{size}_seed_{seed}.pt")
@@ -143,11 +146,11 @@ def _run(folder: Path, slides: Slides, settings: Settings, depth: int, size: int
         size,
         NUM_LAYERS[depth],
         seed,
-        score(predictions, slides.test.labels),
-        score(_visible(slides.test, size), slides.test.labels),
+        correlation(predictions, slides.test.labels),
+        correlation(_visible(slides.test, size), slides.test.labels),
         tuple(area_under_curve(found, negative) for found in positive),
         trained.losses,
-        trained.tuning_scores,
+        trained.scores,
         time.perf_counter() - started,
     )
 
@@ -159,12 +162,6 @@ def _visible(slides: SlideSet, size: int) -> list[float]:
         sum(density for density, period in zip(densities, PERIODS, strict=True) if period > factor)
         for densities in slides.densities
     ]
-
-
-def area_under_curve(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """Area under the ROC curve: how often a positive slide is predicted higher than a negative one."""
-    statistic = mannwhitneyu(positive, negative).statistic
-    return float(statistic) / (len(positive) * len(negative))
 
 
 def load_runs(folder: Path) -> list[Run]:

@@ -1,16 +1,17 @@
-"""Training and prediction, tile by tile: Huber loss, Adam, mini-batches by accumulation, one label per slide."""
+"""Training and prediction, tile by tile: Adam, mini-batches by accumulation, one label per slide."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
-from torch.nn.functional import huber_loss
+from scipy.stats import mannwhitneyu, spearmanr
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 
 import streamplan
 from slide_study.stored import Batch, draw_turns
@@ -36,6 +37,17 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What is learned."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    """Of predictions and labels, both (slides, 1)."""
+    score: Callable[[Sequence[float], Sequence[float]], float]
+    """Of predictions and labels; the more the better."""
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
 class Trained:
     """What training gave."""
 
@@ -43,8 +55,8 @@ class Trained:
     """Weights of the epoch with the best tuning score."""
     losses: tuple[float, ...]
     """Mean training loss of each epoch."""
-    tuning_scores: tuple[float, ...]
-    """Spearman's correlation on the tuning set after each epoch."""
+    scores: tuple[float, ...]
+    """On the tuning set after each epoch."""
 
 
 def train(
@@ -52,6 +64,7 @@ def train(
     train_set: tuple[Any, Sequence[float]],
     tuning_set: tuple[Any, Sequence[float]],
     schedule: Schedule,
+    task: Task,
     seed: int,
 ) -> Trained:
     """Train a streamed net.
@@ -61,18 +74,19 @@ def train(
         train_set: Slides (slides, rows, columns, 3) and their labels.
         tuning_set: Likewise; it chooses the epoch whose weights are kept.
         schedule: Its batches divide the training set; what is left over waits for another epoch.
+        task: What it is to learn.
         seed: Of the order of slides and of their turns.
     """
     generator = np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(streamed.parameters(), lr=schedule.learning_rate)
+    optimizer = torch.optim.Adam(streamed.parameters(), lr=schedule.learning_rate, weight_decay=task.weight_decay)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.decay)
     losses: list[float] = []
     scores: list[float] = []
     best: dict[str, Any] = {}
     for _ in range(schedule.num_epochs):
-        losses.append(_train_epoch(streamed, train_set, schedule, optimizer, generator))
+        losses.append(_train_epoch(streamed, train_set, schedule, task, optimizer, generator))
         scheduler.step()
-        scores.append(score(predict(streamed, tuning_set[0], schedule.slides_per_call), tuning_set[1]))
+        scores.append(task.score(predict(streamed, tuning_set[0], schedule.slides_per_call), tuning_set[1]))
         if scores[-1] == max(scores):
             best = copy.deepcopy(streamed.state_dict())
     return Trained(best, tuple(losses), tuple(scores))
@@ -82,6 +96,7 @@ def _train_epoch(
     streamed: streamplan.StreamedModule,
     train_set: tuple[Any, Sequence[float]],
     schedule: Schedule,
+    task: Task,
     optimizer: torch.optim.Optimizer,
     generator: np.random.Generator,
 ) -> float:
@@ -98,7 +113,7 @@ def _train_epoch(
             batch = Batch(array, numbers, draw_turns(len(numbers), generator))
             prediction = streamed(streamplan.Source(batch, "HWC", batch=True))
             target = torch.tensor([[labels[number]] for number in numbers])
-            loss = huber_loss(prediction, target, delta=1.0)
+            loss = task.loss(prediction, target)
             (loss / schedule.num_accumulated).backward()
             losses.append(loss.item())
         optimizer.step()
@@ -115,8 +130,26 @@ def predict(streamed: streamplan.StreamedModule, array: Any, slides_per_call: in
     return found
 
 
-def score(predictions: Sequence[float], labels: Sequence[float]) -> float:
+def correlation(predictions: Sequence[float], labels: Sequence[float]) -> float:
     """Spearman's rank-order correlation; 0 where all predictions are alike, which is where it is not defined."""
     if len(set(predictions)) < 2:
         return 0.0
     return float(spearmanr(predictions, labels).statistic)
+
+
+def area_under_curve(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Area under the ROC curve: how often a positive slide is predicted higher than a negative one."""
+    statistic = mannwhitneyu(positive, negative).statistic
+    return float(statistic) / (len(positive) * len(negative))
+
+
+def _area_by_label(predictions: Sequence[float], labels: Sequence[float]) -> float:
+    """The same for slides labelled 1 and 0."""
+    pairs = list(zip(predictions, labels, strict=True))
+    return area_under_curve([p for p, label in pairs if label], [p for p, label in pairs if not label])
+
+
+REGRESSION = Task(huber_loss, correlation)
+"""As the paper for TUPAC16: Huber loss with delta 1."""
+CLASSIFICATION = Task(binary_cross_entropy_with_logits, _area_by_label, weight_decay=1e-6)
+"""As the paper for CAMELYON17: weight decay in the place of BatchNorm. Its loss is not named."""
