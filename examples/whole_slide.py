@@ -2,7 +2,7 @@
 
     python examples/whole_slide.py --quick             # all three, small; under a minute
     python examples/whole_slide.py study               # scores by input size; under an hour on two cores
-    python examples/whole_slide.py classify            # areas under ROC curves by input size; half an hour
+    python examples/whole_slide.py classify            # areas under ROC curves by input size; under an hour
     python examples/whole_slide.py draw                # tables and pictures of what was run
     python examples/whole_slide.py step --size 8192    # a training step of the 28-layer net, projected and measured
     python examples/whole_slide.py step --slide a.tif --level 1 --label 0.7
@@ -23,10 +23,11 @@ import torch
 from slide_study import classify
 from slide_study.drawing import save_areas, save_marks, save_scores
 from slide_study.nets import NUM_LAYERS, PAPER_SIZES, PAPER_WIDTH
+from slide_study.runs import load_runs
 from slide_study.slides import draw_slide
 from slide_study.step import SlideFile, in_a_process_of_its_own, memory_table, plan_step
 from slide_study.stored import store_slide
-from slide_study.study import FULL, QUICK, Run, load_net, load_runs, run_study, table
+from slide_study.study import FULL, QUICK, RUNS, Run, load_net, run_study, table
 
 import streamplan
 
@@ -63,10 +64,13 @@ def draw_classification(arguments: argparse.Namespace, runs: Sequence[classify.R
 
 def draw(arguments: argparse.Namespace) -> None:
     """Tables and pictures of what was run in a folder."""
-    if (arguments.folder / "study.json").exists():
-        draw_study(arguments, load_runs(arguments.folder))
-    if (arguments.folder / "classification.json").exists():
-        draw_classification(arguments, classify.load_runs(arguments.folder))
+    regressions, classifiers = (arguments.folder / name for name in (RUNS, classify.RUNS))
+    if not regressions.exists() and not classifiers.exists():
+        raise SystemExit(f"nothing to draw in {arguments.folder}: `study` or `classify` writes it")
+    if regressions.exists():
+        draw_study(arguments, load_runs(regressions, Run))
+    if classifiers.exists():
+        draw_classification(arguments, load_runs(classifiers, classify.Run))
 
 
 def step(arguments: argparse.Namespace) -> None:

@@ -266,7 +266,8 @@ def test_the_slides_of_classifiers(tmp_path: Path) -> None:
 def test_the_quick_form(tmp_path: Path) -> None:
     from slide_study import classify
     from slide_study.nets import SlideNet
-    from slide_study.study import load_runs, table
+    from slide_study.runs import load_runs
+    from slide_study.study import Run, table
 
     printed = run("--quick", "--folder", tmp_path)
     for size, layers in ((64, 22), (128, 25), (256, 28)):
@@ -280,17 +281,18 @@ def test_the_quick_form(tmp_path: Path) -> None:
     quarter, half, _ = (found["areas"] for found in study["runs"])
     assert quarter[:2] == [0.5, 0.5]  # these marks are not there for the net to see
     assert half[0] == 0.5
-    classified = classify.load_runs(tmp_path)
+    regressed = load_runs(tmp_path / "study.json", Run)
+    classified = load_runs(tmp_path / "classification.json", classify.Run)
+    assert table(regressed) in printed
     assert classify.table(classified) in printed
     assert [(run.size, run.num_layers) for run in classified] == [(64, 22), (128, 25), (256, 28)]
     assert all(run.is_initialised and np.isfinite(run.losses).all() for run in classified)
     assert [run.areas[:kinds] for run, kinds in zip(classified, (2, 1, 0), strict=True)] == [(0.5, 0.5), (0.5,), ()]
     drawn = run("draw", "--folder", tmp_path)
-    assert table(load_runs(tmp_path)) in drawn
+    assert table(regressed) in drawn
     assert classify.table(classified) in drawn
     for name in ("marks", "scores", "areas"):
         assert (tmp_path / f"whole-slide-{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert table(load_runs(tmp_path)) in printed
     pyramid(tmp_path / "slide.tif")
     weights = tmp_path / "weights_64_seed_0.pt"
     told = run("predict", "--weights", weights, "--slide", tmp_path / "slide.tif", "--level", "1", "--tile-size", "64")
@@ -299,6 +301,25 @@ def test_the_quick_form(tmp_path: Path) -> None:
     net.load_state_dict(stored["state"])
     image = torch.from_numpy(pyramid(tmp_path / "slide.tif")).permute(2, 0, 1)[None]
     assert f"prediction {net.eval()(image).item():.3f}," in told
+
+
+def test_runs_of_an_interrupted_experiment_are_drawn(tmp_path: Path) -> None:
+    from slide_study import classify
+    from slide_study.drawing import save_areas, save_scores
+    from slide_study.runs import load_runs, save_runs
+    from slide_study.study import Run
+
+    regressed = Run(64, 22, 0, 0.25, 0.5, (0.5, 0.5, 1.0), (1.0,), (0.1,), 2.0)
+    classified = classify.Run(64, 22, 0.75, (0.5, 0.5, 1.0), True, (1.0,), (0.1,), 2.0)
+    for one, draw in ((regressed, save_scores), (classified, save_areas)):
+        save_runs(tmp_path / "runs.json", classify.QUICK, [one])
+        assert load_runs(tmp_path / "runs.json", type(one)) == [one]
+        draw(tmp_path / "drawn.png", [one])
+        assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    command = [sys.executable, str(EXAMPLES / "whole_slide.py"), "draw", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nothing to draw in " in done.stderr
 
 
 @pytest.mark.slow

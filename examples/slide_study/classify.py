@@ -1,18 +1,17 @@
 """Classification by input size: slides with marks of one kind against slides without, in nets without BatchNorm.
 
 The paper's CAMELYON17 experiment in miniature: its nets, layer-sequential unit-variance (LSUV) initialisation over ten
-batches, weight decay, and the areas under ROC curves of its table 5. Extents, channels, mini-batches and number of
-epochs are those of the study; the paper does not name its loss, and here it is the binary cross entropy. Without
+batches, weight decay, and the areas under ROC curves of its table 5. Extents, channels and mini-batches are those of
+the study; the paper does not name its loss, and here it is the binary cross entropy. Without
 BatchNorm the study's learning rate was too high, and its 128 slides were learned by heart where most marks cannot be
 seen.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,14 @@ import torch
 
 import streamplan
 from slide_study.nets import NUM_LAYERS, SlideNet
+from slide_study.runs import save_runs
 from slide_study.slides import PERIODS, draw_slide
 from slide_study.stored import Batch, SlideSet, channel_statistics, store_set
 from slide_study.study import NUM_BANDS, only, store_by_kind
 from slide_study.training import CLASSIFICATION, Schedule, area_under_curve, predict, train
 
+RUNS = "classification.json"
+"""What was found, in the folder of the experiment."""
 _SEEDS = {"train": 10, "tuning": 11}
 """By set; those of the test sets are the study's."""
 
@@ -100,8 +102,7 @@ def run_classification(folder: Path, settings: Settings) -> list[Run]:
     for depth, size in enumerate(slides.train.sizes, 1):
         runs.append(_run(slides, settings, depth, size))
         print(_line(runs[-1]), flush=True)
-        text = json.dumps({"settings": asdict(settings), "runs": [asdict(run) for run in runs]}, indent=1)
-        (folder / "classification.json").write_text(text + "\n", encoding="utf-8")
+        save_runs(folder / RUNS, settings, runs)
     return runs
 
 
@@ -133,7 +134,7 @@ def _run(slides: Slides, settings: Settings, depth: int, size: int) -> Run:
 
 
 def _batches(array: Any, num_slides: int, count: int) -> list[streamplan.Source]:
-    """The first batches of a set, read when a tile needs them."""
+    """The first batches of a set, read when a tile needs them: those with the faintest marks."""
     starts = range(0, count * num_slides, num_slides)
     return [streamplan.Source(Batch(array, range(i, i + num_slides)), "HWC", batch=True) for i in starts]
 
@@ -141,16 +142,6 @@ def _batches(array: Any, num_slides: int, count: int) -> list[streamplan.Source]
 def _classes(slides: SlideSet) -> list[float]:
     """1 for slides with marks, 0 for those without."""
     return [float(any(densities)) for densities in slides.densities]
-
-
-def load_runs(folder: Path) -> list[Run]:
-    """What `run_classification` left in its folder."""
-    stored = json.loads((folder / "classification.json").read_text(encoding="utf-8"))
-    runs = (Run(**run) for run in stored["runs"])
-    return [
-        replace(run, areas=tuple(run.areas), losses=tuple(run.losses), tuning_areas=tuple(run.tuning_areas))
-        for run in runs
-    ]
 
 
 def _line(run: Run) -> str:

@@ -72,10 +72,11 @@ def save_areas(path: Path, runs: Sequence[classify.Run]) -> None:
     figure = Figure(figsize=(9, 3.8), dpi=_DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_paper_areas(left, "The paper's CAMELYON17: by metastases, against negative slides")
-    right.plot(range(3), [run.area for run in runs], color=_INK, marker="s", linestyle=":", label="any marks")
+    places = range(len(runs))
+    right.plot(places, [run.area for run in runs], color=_INK, marker="s", linestyle=":", label="any marks")
     _plot_kinds(right, [run.areas for run in runs])
     _finish_areas(right, "Ours, synthetic slides: by marks, against slides without", "lower right")
-    right.set_xticks(range(3), [f"{run.size}²\n{run.num_layers} layers" for run in runs])
+    right.set_xticks(places, [f"{run.size}²\n{run.num_layers} layers" for run in runs])
     for axes in (left, right):
         _finish(axes)
     _save(figure, path)
@@ -117,15 +118,16 @@ def _set_paper_sizes(axes: Axes) -> None:
 def _draw_correlations(axes: Axes, runs: Sequence[Run]) -> None:
     sizes = sorted({run.size for run in runs})
     groups = [[run for run in runs if run.size == size] for size in sizes]
+    places = range(len(groups))
     axes.plot(
-        range(3),
+        places,
         [group[0].ceiling for group in groups],
         color=_INK,
         linestyle=":",
         label="at most: what can be seen of the label",
     )
     axes.plot(
-        range(3), [np.mean([run.correlation for run in group]) for group in groups],
+        places, [np.mean([run.correlation for run in group]) for group in groups],
         color=_BLUE, marker="o", label="mean over seeds",
     )  # fmt: skip
     for place, group in enumerate(groups):
@@ -152,7 +154,7 @@ def _plot_kinds(axes: Axes, areas: Sequence[Sequence[float]]) -> None:
     styles = zip(PERIODS, (_ORANGE, _GREEN, _BLUE), ("^", "D", "o"), strict=True)
     for kind, (period, colour, marker) in enumerate(styles):
         along = [of_size[kind] for of_size in areas]
-        axes.plot(range(3), along, color=colour, marker=marker, label=f"marks of period {period} px")
+        axes.plot(range(len(along)), along, color=colour, marker=marker, label=f"marks of period {period} px")
 
 
 def _finish_areas(axes: Axes, title: str, legend: str) -> None:
@@ -165,7 +167,7 @@ def _finish_areas(axes: Axes, title: str, legend: str) -> None:
 
 
 def _set_sizes(axes: Axes, groups: Sequence[Sequence[Run]]) -> None:
-    axes.set_xticks(range(3), [f"{group[0].size}²\n{group[0].num_layers} layers" for group in groups])
+    axes.set_xticks(range(len(groups)), [f"{group[0].size}²\n{group[0].num_layers} layers" for group in groups])
 
 
 def _size_name(factor: int) -> str:

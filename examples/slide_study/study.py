@@ -7,20 +7,22 @@ and number of epochs are not; see `docs/whole_slide.md`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import streamplan
 from slide_study.nets import NUM_LAYERS, SlideNet
+from slide_study.runs import save_runs
 from slide_study.slides import MAX_DENSITY, PERIODS, draw_slide
 from slide_study.stored import SlideSet, channel_statistics, store_set
 from slide_study.training import REGRESSION, Schedule, area_under_curve, correlation, predict, train
 
+RUNS = "study.json"
+"""What was found, in the folder of a study."""
 NUM_BANDS = 4
 """Tiles of every slide: bands of rows."""
 _MIN_DENSITY = MAX_DENSITY / 10
@@ -120,8 +122,7 @@ def run_study(folder: Path, settings: Settings) -> list[Run]:
         for depth, size in enumerate(slides.train.sizes, 1):
             runs.append(_run(folder, slides, settings, depth, size, seed))
             print(_line(runs[-1]), flush=True)
-            text = json.dumps({"settings": asdict(settings), "runs": [asdict(run) for run in runs]}, indent=1)
-            (folder / "study.json").write_text(text + "\n", encoding="utf-8")
+            save_runs(folder / RUNS, settings, runs)
     return runs
 
 
@@ -161,16 +162,6 @@ def _visible(slides: SlideSet, size: int) -> list[float]:
     return [
         sum(density for density, period in zip(densities, PERIODS, strict=True) if period > factor)
         for densities in slides.densities
-    ]
-
-
-def load_runs(folder: Path) -> list[Run]:
-    """What a study left in its folder."""
-    stored = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    runs = (Run(**run) for run in stored["runs"])
-    return [
-        replace(run, areas=tuple(run.areas), losses=tuple(run.losses), tuning_scores=tuple(run.tuning_scores))
-        for run in runs
     ]
 
 

@@ -43,7 +43,7 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     """Of predictions and labels, both (slides, 1)."""
     score: Callable[[Sequence[float], Sequence[float]], float]
-    """Of predictions and labels; the more the better."""
+    """Of predictions and labels; the higher the better."""
     weight_decay: float = 0.0
 
 
@@ -85,6 +85,8 @@ def train(
     best: dict[str, Any] = {}
     for _ in range(schedule.num_epochs):
         losses.append(_train_epoch(streamed, train_set, schedule, task, optimizer, generator))
+        if not np.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss of epoch {len(losses)} is {losses[-1]}; a lower learning rate may help")
         scheduler.step()
         scores.append(task.score(predict(streamed, tuning_set[0], schedule.slides_per_call), tuning_set[1]))
         if scores[-1] == max(scores):

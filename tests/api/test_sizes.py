@@ -403,6 +403,49 @@ def test_a_branch_on_the_size_is_traced_once_for_each_side() -> None:
     assert counts == [1, 2, 2, 2]
 
 
+def test_what_no_size_decides_is_kept() -> None:
+    """The canonical form of a convolution, and the code of the program; a slice from the end has another one."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(x)[:, :, :-1]).mean((2, 3))
+
+    streamed = streamplan.compile(Net(), (1, 3, 32, 32), 16)
+    streamed.plan_for((1, 3, 40, 32))
+    first, other = streamed._executables.values()
+    calls, others = ({call.op: call for call in x.prepared.traced.graph.calls} for x in (first, other))
+    assert others["conv"].arguments is calls["conv"].arguments
+    assert others["conv"].output != calls["conv"].output
+    assert calls["slice"].arguments["index"][2] == (0, 31, 1)
+    assert others["slice"].arguments["index"][2] == (0, 39, 1)
+    programs = first.program.program, other.program.program
+    assert programs[0].source != programs[1].source
+    assert programs[0].code == programs[1].code
+    lines = [[line.rsplit("  # ", 1)[0].rstrip() for line in text.splitlines()[1:]] for text in
+             (programs[0].source, programs[0].code)]  # fmt: skip
+    assert lines[0] == lines[1]
+
+
+def test_a_module_that_holds_its_parent() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.conv.owner = self
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(x)).mean((2, 3))
+
+    streamed = streamplan.compile(Net(), (1, 3, 32, 32), 16)
+    image = torch.rand(1, 3, 40, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(streamed(image), streamed._model(image))
+
+
 def test_a_read_that_is_answered_alike_costs_no_trace() -> None:
     """Behind the global pool the map has one sample whatever the image; its batch and channels stay."""
 

@@ -89,6 +89,21 @@ def test_batch_norms(training: bool) -> None:
     assert observed == [[(), (4,), (4,)] if training else []] * 2
 
 
+def test_a_call_like_an_earlier_one_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    dispatch = AtenStream.__torch_dispatch__
+
+    def counting(self: AtenStream, func: Any, *rest: Any) -> Any:
+        made.append(str(func))
+        return dispatch(self, func, *rest)
+
+    monkeypatch.setattr(AtenStream, "__torch_dispatch__", counting)
+    net, x = nn.Conv2d(4, 4, 3, padding=1, device=META), torch.empty(1, 4, 6, 6, device=META)
+    with torch.no_grad(), MetaStream():
+        net(torch.relu(net(torch.relu(x))))
+    assert made == ["aten.relu.default", "aten.convolution.default"]
+
+
 def test_constants_of_other_types_are_other_calls() -> None:
     """1 == True == 1.0, and torch tells them apart."""
     stream = MetaStream()

@@ -42,8 +42,6 @@ class CarriedAxis:
     """Positions of every root that the whole cut demands: the hull over its cluster. Inputs first, then in order."""
     windows: Mapping[str, tuple[Window, ...]]
     """Reads of every root that is computed."""
-    edges: Mapping[str, list[StreamedEdge]]
-    """The same edge by edge."""
     inside: tuple[StreamedEdge, ...]
     """Reads inside clusters."""
 
@@ -62,7 +60,7 @@ def carried_axis(part: StreamedPart, clusters: Clusters, axis: int) -> CarriedAx
         name: _windows(part, clusters, axis, edges[name], needs[name]) for name in needs if name not in part.input_maps
     }
     inside = tuple(edge for edge in part.edges if clusters.is_inside(edge))
-    return CarriedAxis(part, clusters, axis, needs, windows, edges, inside)
+    return CarriedAxis(part, clusters, axis, needs, windows, inside)
 
 
 def _needs(part: StreamedPart, clusters: Clusters, axis: int) -> dict[str, Interval]:

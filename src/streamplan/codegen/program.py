@@ -30,7 +30,7 @@ from streamplan.ir import Graph, OpCall
 from streamplan.lowering import LoweredPart
 from streamplan.rules import ADDEND, Locality, rule_for
 
-_COMMENT_COLUMN = 100
+_REMARK_COLUMN = 100
 """Column the remarks of the tile function start at, where the code leaves room."""
 
 
@@ -221,7 +221,7 @@ def _tile_lines(
 
 def _with_remark(line: tuple[str, str]) -> str:
     code, remark = line
-    return f"{code:<{_COMMENT_COLUMN}}  # {remark}" if remark else code
+    return f"{code:<{_REMARK_COLUMN}}  # {remark}" if remark else code
 
 
 def _call_line(

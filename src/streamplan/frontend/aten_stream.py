@@ -26,8 +26,8 @@ from torch.utils.flop_counter import flop_registry
 from streamplan.frontend.facts import tensors_in
 
 _LABEL = "_streamplan_label"
-_BATCH_NORMS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
-"""Operators that write their running statistics without saying so in their schema."""
+BATCH_NORMS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
+"""Operators that may write their running statistics without saying so in their schema."""
 _RUNNING_STATISTICS = slice(3, 5)
 _TRAINING_FLAG = 5
 
@@ -156,7 +156,7 @@ def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     positions, names = _written_arguments(func)
     written = [tensor for i in positions if i < len(args) for tensor in tensors_in(args[i])]
     written += [tensor for name in names for tensor in tensors_in(kwargs.get(name))]
-    if func._schema.name in _BATCH_NORMS and args[_TRAINING_FLAG]:
+    if func._schema.name in BATCH_NORMS and args[_TRAINING_FLAG]:
         written += tensors_in(list(args[_RUNNING_STATISTICS]))
     return written
 

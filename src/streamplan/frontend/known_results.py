@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from streamplan.frontend.aten_stream import BATCH_NORMS
+
 META = torch.device("meta")
 _CONSTANTS = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
-_MAY_WRITE_UNSAID = "batch_norm"
-"""Part of the names of operators that write statistics without saying so in their schema."""
 
 
 class _NoKeyError(Exception):
@@ -79,7 +79,9 @@ class KnownResults:
 def call_key(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Equal for calls with like results; None for calls of which that cannot be told.
 
-    Those are views, calls that write to anything but their first operand, and calls on tensors with data.
+    Those are views, calls that write to anything but their first operand, batch norms, calls on tensors with data or of
+    a kind of number that has views of its own, calls whose first argument is no tensor, and calls with arguments that
+    cannot be compared.
     """
     if not args or not isinstance(args[0], torch.Tensor) or not _is_repeatable(func):
         return None
@@ -109,4 +111,4 @@ def _is_repeatable(func: Any) -> bool:
     aliased = [i for i, argument in enumerate(schema.arguments) if argument.alias_info is not None]
     is_fresh = not aliased and all(result.alias_info is None for result in schema.returns)
     is_in_place = aliased == [0] and schema.arguments[0].alias_info.is_write and len(schema.returns) == 1
-    return (is_fresh and _MAY_WRITE_UNSAID not in schema.name) or is_in_place
+    return (is_fresh and schema.name not in BATCH_NORMS) or is_in_place

@@ -54,7 +54,7 @@ class Replay:
     switches: tuple[Any, ...]
     """Global switches of torch that the model ran under."""
     modules: Mapping[str, torch.nn.Module]
-    """The skeleton's modules by path."""
+    """The skeleton's modules that nodes call, by path."""
     twins: MetaTwins | None = None
     """Meta tensors to run on; None if a run on them would not tell the same as one on fake tensors."""
 
@@ -78,7 +78,8 @@ def make_replayable(
     guards = _guards(trace.graph, log)
     if guards is None or not log.is_complete or any(_has_changed(records[node]) for node in trace.graph.nodes):
         return trace
-    modules = dict(trace.skeleton.named_modules(remove_duplicate=False))
+    called = [str(node.target) for node in trace.graph.nodes if node.op == "call_module"]
+    modules = {path: trace.skeleton.get_submodule(path) for path in called}
     replay = Replay(guards, _memory(trace.graph, records), fake_mode, device, _switches(), modules)
     on_meta = dataclasses.replace(replay, twins=MetaTwins(trace.skeleton))
     specs = [trace.facts[name].output for name in trace.input_names]

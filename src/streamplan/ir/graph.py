@@ -98,8 +98,8 @@ class OpCall:
     """Bytes of the storages the call allocates for its results at full size; 0 for views and in-place calls."""
     remark: str = ""
     """Why the call has no canonical form, if that is known better than 'no rule'."""
-    depends_on_sizes: bool = False
-    """Whether its canonical form was found by looking at the sizes of what it reads."""
+    depends_on_sizes: bool = True
+    """Whether its canonical form may be another one for maps of other sizes; not so if no shape was looked at."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
