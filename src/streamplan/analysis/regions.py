@@ -11,8 +11,12 @@ sample, so that every operation of a tile has something to run on; the sample is
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
 
 from streamplan.analysis.locality import LocalityFacts, rule_context
 from streamplan.geometry import (
@@ -67,6 +71,16 @@ class StreamedPart:
     def num_axes(self) -> int:
         """Number of image axes."""
         return len(self.extents[self.frontier[0]])
+
+    @cached_property
+    def reads(self) -> Mapping[str, tuple[StreamedEdge, ...]]:
+        """The reads of every streamed value."""
+        return {name: tuple(edges) for name, edges in itertools.groupby(self.edges, attrgetter("reader"))}
+
+    @cached_property
+    def num_readers(self) -> Mapping[str, int]:
+        """How often each value is read."""
+        return Counter(edge.source for edge in self.edges)
 
 
 @dataclass(frozen=True)

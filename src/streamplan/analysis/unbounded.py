@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -112,7 +113,7 @@ def effective_strides(part: StreamedPart, axis: int, source: str) -> dict[str, E
         num_inputs, num_outputs = part.extents[edge.source][axis], part.extents[edge.reader][axis]
         own = stride_of(edge.axis_maps[axis], num_inputs, num_outputs)
         moved, repeats = (num_inputs, num_outputs) if _is_table(edge.axis_maps[axis]) else own.as_integer_ratio()
-        samples, period = samples * own, repeats * (period // math.gcd(period, moved))
+        samples, period = samples if own == 1 else samples * own, repeats * (period // math.gcd(period, moved))
         known = strides.get(edge.reader, EffectiveStride(samples, True, 1))
         is_agreed = is_agreed and known.is_agreed and known.samples == samples
         strides[edge.reader] = EffectiveStride(known.samples, is_agreed, math.lcm(known.period, period))
@@ -128,7 +129,7 @@ def _is_table(axis_map: AxisMap) -> bool:
 def stride_of(axis_map: AxisMap, num_inputs: int, num_outputs: int) -> Fraction:
     """Input positions per output position."""
     if isinstance(axis_map, AffineWindow | LinearResize):
-        return Fraction(axis_map.num, axis_map.den)
+        return _ratio(axis_map.num, axis_map.den)
     if isinstance(axis_map, AveragingWindow):
         return Fraction(axis_map.stride)
     if isinstance(axis_map, ScatterWindow):
@@ -138,6 +139,11 @@ def stride_of(axis_map: AxisMap, num_inputs: int, num_outputs: int) -> Fraction:
     if isinstance(axis_map, FoldedWindow):
         return Fraction(axis_map.window.num, axis_map.window.den)
     return Fraction(num_inputs, num_outputs)
+
+
+@lru_cache(maxsize=256)
+def _ratio(numerator: int, denominator: int) -> Fraction:
+    return Fraction(numerator, denominator)
 
 
 def pull_unbounded(axis_map: AxisMap, position: int, num_outputs: int, num_inputs: int) -> Interval:

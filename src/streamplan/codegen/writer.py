@@ -69,7 +69,7 @@ class TileWriter:
         self._carrying = carrying
         found = find_draw(lowered.graph, call, lowered.facts.maps)
         self._drawn = f'w["{found[0]}"]' if found else ""
-        self._edges = {edge.source: edge for edge in part.edges if edge.reader == call.name}
+        self._edges = {edge.source: edge for edge in part.reads[call.name]}
 
     def value(self, argument: Argument) -> str:
         """A value, an attribute or a constant as a Python expression."""
@@ -128,8 +128,7 @@ class TileWriter:
     def _needs_window(self, edge: StreamedEdge) -> bool:
         if self._carrying is not None:
             return edge.key not in self._carrying.whole_reads
-        readers = sum(other.source == edge.source for other in self._part.edges)
-        if readers > 1 or edge.source in self._part.frontier:
+        if self._part.num_readers[edge.source] > 1 or edge.source in self._part.frontier:
             return True
         return any(isinstance(m, AffineWindow | AveragingWindow) and m != IDENTITY for m in edge.axis_maps)
 
