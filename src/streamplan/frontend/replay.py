@@ -28,7 +28,7 @@ from torch.fx.node import map_arg
 from streamplan.frontend.aten_stream import AtenStream
 from streamplan.frontend.facts import NodeFact, Trace, map_structure, specify, tensors_in
 from streamplan.frontend.known_results import META
-from streamplan.frontend.meta_run import MetaStream, MetaTwins
+from streamplan.frontend.meta_run import MetaStream, tensors_on_meta
 from streamplan.frontend.modes import AmbientModes, no_autocast
 from streamplan.frontend.node_table import NodeTable
 from streamplan.frontend.patches import steady_execution
@@ -55,8 +55,8 @@ class Replay:
     """Global switches of torch that the model ran under."""
     modules: Mapping[str, torch.nn.Module]
     """The skeleton's modules that nodes call, by path."""
-    twins: MetaTwins | None = None
-    """Meta tensors to run on; None if a run on them would not tell the same as one on fake tensors."""
+    is_on_meta: bool = False
+    """Whether a run on meta tensors tells the same as one on fake tensors."""
 
 
 def make_replayable(
@@ -81,7 +81,7 @@ def make_replayable(
     called = [str(node.target) for node in trace.graph.nodes if node.op == "call_module"]
     modules = {path: trace.skeleton.get_submodule(path) for path in called}
     replay = Replay(guards, _memory(trace.graph, records), fake_mode, device, _switches(), modules)
-    on_meta = dataclasses.replace(replay, twins=MetaTwins(trace.skeleton))
+    on_meta = dataclasses.replace(replay, is_on_meta=True)
     specs = [trace.facts[name].output for name in trace.input_names]
     same = _run(dataclasses.replace(trace, replay=on_meta), on_meta, specs)
     agrees = same is not None and same.facts == trace.facts
@@ -129,10 +129,10 @@ def _run(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> Trace | N
 
 def _execute(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> NodeTable | None:
     """Run the nodes; None as soon as something is not as before."""
-    table, stream = NodeTable(), AtenStream(keeps_calls=False) if replay.twins is None else MetaStream()
+    table, stream = NodeTable(), MetaStream() if replay.is_on_meta else AtenStream(keeps_calls=False)
     inputs = dict(zip(trace.input_names, specs, strict=True))
-    device = replay.device if replay.twins is None else META
-    with replay.fake_mode if replay.twins is None else replay.twins.in_place(), stream:
+    device = META if replay.is_on_meta else replay.device
+    with tensors_on_meta(trace.skeleton) if replay.is_on_meta else replay.fake_mode, stream:
         for node in trace.graph.nodes:
             stream.begin()
             value = _value(node, trace, table, inputs, device, replay.modules)
