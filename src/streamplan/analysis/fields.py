@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from streamplan.analysis.reads import EdgeReads
-from streamplan.analysis.regions import EdgeKey, StreamedEdge, StreamedPart
+from streamplan.analysis.regions import EdgeKey, StreamedPart
 from streamplan.analysis.unbounded import NOTHING, Reads
 from streamplan.geometry import Interval
 
@@ -75,10 +75,6 @@ class AxisProblem:
     def extent(self, name: str) -> int:
         """Positions of a value."""
         return self.part.extents[name][self.axis]
-
-    def edges_of(self, reader: str) -> list[StreamedEdge]:
-        """What a value reads."""
-        return [edge for edge in self.part.edges if edge.reader == reader]
 
     def middle(self, name: str) -> Interval:
         """The positions of a value whose reads are told."""

@@ -97,8 +97,7 @@ def _applies(name: str, part: StreamedPart, contexts: Mapping[str, RuleContext])
     call = contexts[name].call
     if call.op in _AVERAGING:
         return not call.arguments.get("ceil_mode")
-    edges = (edge for edge in part.edges if edge.reader == name)
-    return call.op != "pad" and all(axis_map == IDENTITY for edge in edges for axis_map in edge.axis_maps)
+    return call.op != "pad" and all(axis_map == IDENTITY for edge in part.reads[name] for axis_map in edge.axis_maps)
 
 
 def _average_forward(
@@ -113,7 +112,7 @@ def _average_forward(
     values = {source: torch.ones(1, 1, tile_size, dtype=torch.float64, requires_grad=True)}
     taps = {}
     for name in part.order:
-        edges = [edge for edge in part.edges if edge.reader == name]
+        edges = part.reads[name]
         branches = []
         for edge in edges:
             try:

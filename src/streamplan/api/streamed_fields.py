@@ -89,7 +89,7 @@ class StreamedFields:
 
     def _value_field(self, name: str, source: str, axes: tuple[AxisField, ...]) -> ValueField:
         call = self.graph[name]
-        edges = [edge for edge in self.part.edges if edge.reader == name]
+        edges = self.part.reads[name]
         pointwise = len(edges) == 1 and all(axis_map == IDENTITY for axis_map in edges[0].axis_maps)
         extents = self.part.extents[name]
         return ValueField(name, call.op, call.module_path, source, extents, pointwise, axes)

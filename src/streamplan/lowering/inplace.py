@@ -9,7 +9,6 @@ has the shape and dtype of the result. Carried samples are copies, so a carry do
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from streamplan.analysis.regions import StreamedPart
@@ -27,12 +26,11 @@ _PRODUCERS = frozenset({"conv", "batch_norm", "add", "sub", "cat", "linear"})
 
 def find_inplace(graph: Graph, part: StreamedPart) -> dict[str, str]:
     """The operand (`input` or `other`) that each call may overwrite, by call name."""
-    readers = Counter(edge.source for edge in part.edges)
     found = {}
     for name in part.order:
         call = graph[name]
         for operand in _operands(call):
-            if _is_spare(call.arguments[operand], call, graph, part, readers):
+            if _is_spare(call.arguments[operand], call, graph, part):
                 found[name] = operand
                 break
     return found
@@ -49,14 +47,14 @@ def _operands(call: OpCall) -> tuple[str, ...]:
     return ()
 
 
-def _is_spare(argument: Any, call: OpCall, graph: Graph, part: StreamedPart, readers: Counter[str]) -> bool:
+def _is_spare(argument: Any, call: OpCall, graph: Graph, part: StreamedPart) -> bool:
     """Whether the call may overwrite an operand."""
     if not isinstance(argument, ValueRef) or argument.name not in part.order:
         return False
     name, source = argument.name, graph[argument.name]
-    edges = [edge for edge in part.edges if edge.reader == call.name and edge.source == name]
+    edges = [edge for edge in part.reads[call.name] if edge.source == name]
     return (
-        readers[name] == 1
+        part.num_readers[name] == 1
         and name not in part.frontier
         and source.op in _PRODUCERS
         and source.output == call.output
