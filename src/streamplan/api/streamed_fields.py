@@ -89,7 +89,7 @@ class StreamedFields:
 
     def _value_field(self, name: str, source: str, axes: tuple[AxisField, ...]) -> ValueField:
         call = self.graph[name]
-        edges = self.part.reads[name]
+        edges = self.part.reads.get(name, ())  # an input map reads nothing
         pointwise = len(edges) == 1 and all(axis_map == IDENTITY for axis_map in edges[0].axis_maps)
         extents = self.part.extents[name]
         return ValueField(name, call.op, call.module_path, source, extents, pointwise, axes)
