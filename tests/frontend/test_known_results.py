@@ -32,6 +32,55 @@ def observe(stream: AtenStream, call: Callable[[Tensor], Any], shape: tuple[int,
     return forms, shared, [y is x for y in outs], stream.flops, [tuple(y.shape) for y in stream.written]
 
 
+ARGUMENTS: dict[str, Callable[[Tensor], tuple[Any, ...]]] = {
+    "a map": lambda x: (x,),
+    "a map twice": lambda x: (x, x),
+    "two maps alike": lambda x: (x, torch.empty_like(x)),
+    "a map and one to be broadcast": lambda x: (x, x[:1, :, :1]),
+    "a map and a number": lambda x: (x, 2.5),
+    "a number and a map": lambda x: (2.5, x),
+    "a map and a complex number": lambda x: (x, 1j),
+    "three maps": lambda x: (x, x, x),
+    "a map and two numbers": lambda x: (x, 0.5, 1.5),
+}
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "whole": lambda x: x,
+    "part": lambda x: x[..., 1:-1, ::2],
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "expanded": lambda x: x[:, :1].expand(-1, 4, -1, -1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_elementwise_operations(arguments: str, view: str) -> None:
+    """All that torch has, with all arguments that they take."""
+    num_tried = 0
+    for func in elementwise_operations():
+        is_out = any(argument.name == "out" for argument in func._schema.arguments)
+
+        def call(x: Tensor, func: Any = func, is_out: bool = is_out) -> Any:
+            map_ = VIEWS[view](x)
+            given = ARGUMENTS[arguments](map_)
+            return func(*given, out=torch.empty(2, 4, 1, 1, device=META).expand(map_.shape)) if is_out else func(*given)
+
+        try:
+            observe(AtenStream(keeps_calls=False), call, (2, 4, 6, 6))
+        except (RuntimeError, TypeError, ValueError, AttributeError):  # not these arguments
+            continue
+        assert_again_as_alone(call, (2, 4, 6, 6))
+        num_tried += 1
+    assert num_tried > 5, f"{num_tried} operations take these arguments"
+
+
+def elementwise_operations() -> list[Any]:
+    packets = [getattr(torch.ops.aten, name) for name in dir(torch.ops.aten)]
+    overloads = [
+        getattr(packet, name) for packet in packets if hasattr(packet, "overloads") for name in packet.overloads()
+    ]
+    return [func for func in overloads if torch.Tag.pointwise in func.tags]
+
+
 def assert_again_as_alone(call: Callable[[Tensor], Any], shape: tuple[int, ...]) -> None:
     alone = observe(AtenStream(keeps_calls=False), call, shape)
     stream = MetaStream()
@@ -91,17 +140,27 @@ def test_batch_norms(training: bool) -> None:
 
 def test_a_call_like_an_earlier_one_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    dispatch = AtenStream.__torch_dispatch__
+    call = AtenStream._call
 
     def counting(self: AtenStream, func: Any, *rest: Any) -> Any:
         made.append(str(func))
-        return dispatch(self, func, *rest)
+        return call(self, func, *rest)
 
-    monkeypatch.setattr(AtenStream, "__torch_dispatch__", counting)
+    monkeypatch.setattr(AtenStream, "_call", counting)
     net, x = nn.Conv2d(4, 4, 3, padding=1, device=META), torch.empty(1, 4, 6, 6, device=META)
     with torch.no_grad(), MetaStream():
-        net(torch.relu(net(torch.relu(x))))
-    assert made == ["aten.relu.default", "aten.convolution.default"]
+        net(net(x.softmax(1)).softmax(1))
+    assert made == ["aten._softmax.default", "aten.convolution.default"]
+
+
+def test_elementwise_calls_are_not_made_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AtenStream, "_call", lambda *_: pytest.fail("a call was made"))
+    x = torch.empty(1, 4, 6, 6, device=META)
+    with MetaStream():
+        torch.relu(x)
+        torch.add(x, x, alpha=2)
+        x.add_(x)
+        torch.mul(x, x, out=x)
 
 
 def test_constants_of_other_types_are_other_calls() -> None:
@@ -126,12 +185,18 @@ def test_operands_in_another_order_of_memory_are_another_call() -> None:
         (torch.ops.aten.relu.default, True),
         (torch.ops.aten.relu_.default, True),
         (torch.ops.aten.view.default, False),
-        (torch.ops.aten.native_batch_norm.default, False),
         (torch.ops.aten.add.out, False),
     ],
 )
 def test_which_calls_have_a_key(func: Any, has_key: bool) -> None:
     assert (call_key(func, (torch.empty(2, device=META),), {}) is not None) == has_key
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norms_that_write_have_none(training: bool) -> None:
+    x = torch.empty(2, device=META)
+    args = (x[None], x, x, x, x, training, 0.1, 1e-5)
+    assert (call_key(torch.ops.aten.native_batch_norm.default, args, {}) is None) == training
 
 
 def test_tensors_with_data_have_none() -> None:

@@ -55,6 +55,17 @@ def test_estimates_are_close_enough_to_leave_candidates_out(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_a_candidate_is_left_out_only_if_it_takes_too_much(name: str) -> None:
+    """Most are left out without a whole projection."""
+    for point in SEARCHES[name].front:
+        projected = SEARCHES[name].project(point.candidate)
+        if projected is not None:
+            assert SEARCHES[name].project(point.candidate, projected.peak_bytes) == projected
+            assert SEARCHES[name].project(point.candidate, projected.peak_bytes - 1) is None
+
+
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(NETS)), st.floats(0.02, 2.0), st.floats(0.02, 2.0))
 def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: str, one: float, other: float) -> None:

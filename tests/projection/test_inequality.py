@@ -13,7 +13,7 @@ from torch import nn
 
 import streamplan
 from streamplan.frontend.skeleton import meta_skeleton
-from streamplan.planner.circumstances import circumstances_of
+from streamplan.planner.circumstances import circumstances_of, count_optimizer_bytes
 from streamplan.planning.projection import MemoryProjection
 from streamplan.projection import Calibration, StepSimulator, project_step
 from tests.nets.alexnet import alexnet
@@ -104,7 +104,8 @@ def test_measured_is_at_most_projected_and_not_much_less(case: Case, plan: str, 
     streamed = streamplan.compile(model, case.size, **options)
     executable = next(iter(streamed._executables.values()))
     simulator = StepSimulator(meta_skeleton(model), executable.prepared, calibration.reserve)
-    around = circumstances_of(streamed._options, model, executable.plan.keep_tiles, executable.plan.carries)
+    optimizer_bytes = count_optimizer_bytes(streamed._options, model)
+    around = circumstances_of(streamed._options, optimizer_bytes, executable.plan.keep_tiles, executable.plan.carries)
     projected = above_start(project_step(simulator, around))
     measured = measured_peaks(streamed, torch.rand(case.size))
     assert calibration.num_guessed == 0

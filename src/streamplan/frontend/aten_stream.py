@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from streamplan.frontend.facts import tensors_in
 
 _LABEL = "_streamplan_label"
-BATCH_NORMS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
+_BATCH_NORMS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 """Operators that may write their running statistics without saying so in their schema."""
 _RUNNING_STATISTICS = slice(3, 5)
 _TRAINING_FLAG = 5
@@ -89,20 +89,19 @@ class AtenStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if self._keeps_calls:
             self.calls.append(AtenCall(str(func), describe((args, kwargs)), torch.is_grad_enabled()))
-        out = func(*args, **kwargs)
-        formula = flop_registry.get(func.overloadpacket)
-        flops = int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
-        written = self.count(func, args, kwargs, flops)
+        out, flops = self._call(func, args, kwargs)
+        written = _written_tensors(func, args, kwargs)
+        self.written += written
+        self.flops += flops
         if self._keeps_calls:
             self._label(written, out)
         return out
 
-    def count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flops: int) -> list[torch.Tensor]:
-        """Count a call; returns the tensors it writes in place."""
-        written = _written_tensors(func, args, kwargs)
-        self.written += written
-        self.flops += flops
-        return written
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
+        """Make a call; its result and its floating-point operations."""
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        return out, int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
     def _label(self, written: list[torch.Tensor], out: Any) -> None:
         """Name what the last call wrote and made."""
@@ -152,11 +151,16 @@ def first_difference(left: list[AtenCall], right: list[AtenCall]) -> int | None:
     return min(len(left), len(right))
 
 
+def writes_statistics(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a call is a batch norm that writes its running statistics."""
+    return func._schema.name in _BATCH_NORMS and bool(args[_TRAINING_FLAG])
+
+
 def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     positions, names = _written_arguments(func)
     written = [tensor for i in positions if i < len(args) for tensor in tensors_in(args[i])]
     written += [tensor for name in names for tensor in tensors_in(kwargs.get(name))]
-    if func._schema.name in BATCH_NORMS and args[_TRAINING_FLAG]:
+    if writes_statistics(func, args):
         written += tensors_in(list(args[_RUNNING_STATISTICS]))
     return written
 

@@ -21,7 +21,7 @@ from streamplan.frontend.skeleton import meta_skeleton
 from streamplan.options import Options
 from streamplan.planner.budget import Budget, free_budget
 from streamplan.planner.candidates import Candidate, candidates, telling_cuts, tile_sizes
-from streamplan.planner.circumstances import circumstances_of
+from streamplan.planner.circumstances import circumstances_of, count_optimizer_bytes
 from streamplan.planner.estimator import Estimate, Estimator, rounded
 from streamplan.planner.front import FrontPoint, pareto_front
 from streamplan.planner.times import Clock
@@ -29,7 +29,7 @@ from streamplan.planning import PreparedPlan, TracedModel, prepare_plan
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.projection import MemoryProjection
 from streamplan.planning.text import format_bytes
-from streamplan.projection import Calibration, StepSimulator, project_step
+from streamplan.projection import Calibration, Circumstances, StepSimulator, least_step_bytes, project_step
 
 _SURE = 0.6
 """An exact projection is never less than this share of the estimate without kept tiles, which may be small ones."""
@@ -111,6 +111,11 @@ class Search:
         return meta_skeleton(self.question.model)
 
     @cached_property
+    def optimizer_bytes(self) -> int:
+        """State that the optimiser keeps."""
+        return count_optimizer_bytes(self.question.options, self.question.model)
+
+    @cached_property
     def front(self) -> tuple[FrontPoint, ...]:
         """The candidates that no other one beats, fastest first."""
         return pareto_front(self._points())
@@ -129,8 +134,8 @@ class Search:
         for candidate in candidates(options, cuts, sizes, self.question.device.type):
             tiling = self.estimator.tiling(candidate.cut, candidate.tile_size, candidate.halo)
             if tiling is not None:
-                around = circumstances_of(options, self.question.model, candidate.keep_tiles, candidate.carries)
-                yield FrontPoint(candidate, self.estimator.estimate(candidate.cut, tiling, around))
+                estimate = self.estimator.estimate(candidate.cut, tiling, self._circumstances(candidate))
+                yield FrontPoint(candidate, estimate)
 
     def options_of(self, candidate: Candidate) -> Options:
         """The options that make a candidate's plan."""
@@ -147,19 +152,31 @@ class Search:
             max_slowdown=None,
         )
 
-    def project(self, candidate: Candidate) -> MemoryProjection | None:
-        """The exact projection of a candidate; None if its tiles cannot be had."""
+    def project(self, candidate: Candidate, most: int | None = None) -> MemoryProjection | None:
+        """The exact projection of a candidate.
+
+        Args:
+            candidate: The candidate.
+            most: Bytes beyond which it is of no use.
+
+        Returns:
+            The projection; None if the candidate's tiles cannot be had, or if it takes more than is of use.
+        """
         key = (candidate.cut.frontier, candidate.tile_size, candidate.halo)
         if key not in self._simulators:
             try:
                 self.simulator(self.prepare(self.options_of(candidate)))
             except TileSizeError:
                 self._simulators[key] = None
-        simulator = self._simulators[key]
-        if simulator is None:
+        simulator, around = self._simulators[key], self._circumstances(candidate)
+        if simulator is None or (most is not None and least_step_bytes(simulator, around) > most):
             return None
-        options, model = self.question.options, self.question.model
-        return project_step(simulator, circumstances_of(options, model, candidate.keep_tiles, candidate.carries))
+        projected = project_step(simulator, around)
+        return projected if most is None or projected.peak_bytes <= most else None
+
+    def _circumstances(self, candidate: Candidate) -> Circumstances:
+        options = self.question.options
+        return circumstances_of(options, self.optimizer_bytes, candidate.keep_tiles, candidate.carries)
 
     def ratio(self, estimate: Estimate) -> float:
         """Estimated time over that of the plain net."""
@@ -173,20 +190,18 @@ class Search:
             InfeasibleBudgetError: None does.
         """
         for point in self.front:
-            if least_bytes(point) <= num_bytes:
-                projected = self.project(point.candidate)
-                if projected is not None and projected.peak_bytes <= num_bytes:
-                    return point
+            if least_bytes(point) <= num_bytes and self.project(point.candidate, num_bytes) is not None:
+                return point
         raise _infeasible(num_bytes, source, self._smallest(self.front))
 
     def _smallest(self, points: Sequence[FrontPoint]) -> tuple[FrontPoint, MemoryProjection] | None:
         """The one with the least exact projection; of equals the fastest."""
         best: tuple[FrontPoint, MemoryProjection] | None = None
         for point in reversed(points):
-            if best is None or least_bytes(point) <= best[1].peak_bytes:
-                projected = self.project(point.candidate)
-                if projected is not None and (best is None or projected.peak_bytes <= best[1].peak_bytes):
-                    best = point, projected
+            most = None if best is None else best[1].peak_bytes
+            if most is None or least_bytes(point) <= most:
+                projected = self.project(point.candidate, most)
+                best = best if projected is None else (point, projected)
         return best
 
     def within_slowdown(self, factor: float) -> FrontPoint:

@@ -8,12 +8,12 @@ from streamplan.options import OPTIMIZER_STATES, Options
 from streamplan.projection import Circumstances
 
 
-def circumstances_of(options: Options, model: nn.Module, keep_tiles: int, carries: str) -> Circumstances:
+def circumstances_of(options: Options, optimizer_bytes: int, keep_tiles: int, carries: str) -> Circumstances:
     """What is kept where.
 
     Args:
-        options: They say where the image is and which optimiser there is.
-        model: Its trained parameters have a state.
+        options: They say where the image is.
+        optimizer_bytes: State that the optimiser keeps.
         keep_tiles: Tiles that are not computed again.
         carries: Where carried samples wait.
     """
@@ -21,11 +21,11 @@ def circumstances_of(options: Options, model: nn.Module, keep_tiles: int, carrie
         keep_tiles=keep_tiles,
         are_carries_on_host=carries == "host",
         is_image_on_host=options.image == "host",
-        optimizer_bytes=optimizer_bytes(options, model),
+        optimizer_bytes=optimizer_bytes,
     )
 
 
-def optimizer_bytes(options: Options, model: nn.Module) -> int:
+def count_optimizer_bytes(options: Options, model: nn.Module) -> int:
     """State that the optimiser keeps of the trained parameters."""
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return OPTIMIZER_STATES[options.optimizer] * trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from streamplan.planner.choose import Search
-from streamplan.planner.circumstances import circumstances_of, optimizer_bytes
+from streamplan.planner.circumstances import circumstances_of
 from streamplan.planner.estimator import Estimate
 from streamplan.planning import Plan, PreparedPlan
 from streamplan.planning.forecast import CutForecast, Forecast, TimeEstimate
@@ -21,7 +21,7 @@ def complete_plan(search: Search, prepared: PreparedPlan) -> Plan:
     """
     question, plan = search.question, prepared.plan
     search.know(prepared)
-    around = circumstances_of(question.options, question.model, plan.keep_tiles, plan.carries)
+    around = circumstances_of(question.options, search.optimizer_bytes, plan.keep_tiles, plan.carries)
     estimates = _estimates(search, prepared, around)
     simulator = search.simulator(prepared)
     memory = project_step(simulator, around)
@@ -34,7 +34,7 @@ def complete_plan(search: Search, prepared: PreparedPlan) -> Plan:
         search.skeleton,
         plan.arguments,
         question.calibration.reserve,
-        optimizer_bytes(question.options, question.model),
+        search.optimizer_bytes,
     )
     reserve = question.calibration.describe()
     memory, plain = replace(memory, reserve=reserve), replace(plain, reserve=reserve)

@@ -1,7 +1,7 @@
 """What a plan will take, before it runs: its program is run on tensors without data, and every storage is counted."""
 
 from streamplan.projection.calibration import Calibration, device_name, load_calibration, save_calibration
-from streamplan.projection.phases import Circumstances, largest_tiles, project_step
+from streamplan.projection.phases import Circumstances, largest_tiles, least_step_bytes, project_step
 from streamplan.projection.plain import project_plain
 from streamplan.projection.step import StepSimulator
 
@@ -11,6 +11,7 @@ __all__ = [
     "StepSimulator",
     "device_name",
     "largest_tiles",
+    "least_step_bytes",
     "load_calibration",
     "project_plain",
     "project_step",

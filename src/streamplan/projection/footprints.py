@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamplan.frontend.known_results import KnownResults
 from streamplan.projection.liveness import LiveBytes, Reserve
 from streamplan.runtime.running import Received, run_tile
 from streamplan.runtime.seeds import Seeds
@@ -75,6 +76,7 @@ class TileSimulator:
         smalls: Its small tensors, on the meta device.
         wanted: Input maps that need a gradient.
         reserve: What operations take besides their tensors.
+        results: What calls of the step gave before.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class TileSimulator:
         smalls: Mapping[str, Tensor],
         wanted: Collection[str] = (),
         reserve: Reserve | None = None,
+        results: KnownResults | None = None,
     ) -> None:
         self._segment = segment
         self._wanted = frozenset(wanted)
         self._reserve = reserve
+        self._results = KnownResults() if results is None else results
         self._smalls = {name: x.detach() for name, x in smalls.items()}
         self._leaves = {name: x.detach().requires_grad_(x.requires_grad) for name, x in smalls.items()}
         self._sums = {name: torch.empty_like(leaf) for name, leaf in self._leaves.items() if leaf.requires_grad}
@@ -104,7 +108,7 @@ class TileSimulator:
 
         elsewhere = torch.empty((), device=META)
         known = [*read, *received.values(), *self._smalls.values(), elsewhere]
-        with LiveBytes(self._reserve, known) as live:
+        with LiveBytes(self._reserve, known, self._results) as live:
             run = run_tile(self._segment, index, read, self._smalls, received, None, copy)
             del run
         return ForwardFootprint(peak_seen(live))
@@ -130,7 +134,7 @@ class TileSimulator:
         seeds = Seeds(index, blocks, self._handed_gradients(index))
         known = [*read, *received.values(), *self._leaves.values(), *gradients.values(), *seeds.handed.values()]
         known += [leaf.grad for leaf in self._leaves.values() if leaf.grad is not None]
-        with LiveBytes(self._reserve, known) as live:
+        with LiveBytes(self._reserve, known, self._results) as live:
             run = run_tile(self._segment, index, read, self._leaves, received, self._wanted)
             saved, forward_peak = live.current_bytes, peak_seen(live)
             seeds.backward(self._segment, run, self._leaves)

@@ -21,8 +21,8 @@ from torch._prims_common import suggest_memory_format
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from streamplan.frontend.known_results import KnownResults
 from streamplan.frontend.meta_run import on_meta
-from streamplan.projection.shortcuts import NO_SHORTCUT, shortcut
 
 Reserve = Callable[[Any, tuple[Any, ...]], int]
 """Bytes that a call of an operation takes besides its tensors, from the operation and its arguments."""
@@ -31,15 +31,19 @@ Reserve = Callable[[Any, tuple[Any, ...]], int]
 class LiveBytes(TorchDispatchMode):
     """Counts storages that come into being inside the `with` block; those that were there before do not count."""
 
-    def __init__(self, reserve: Reserve | None = None, known: Iterable[Tensor] = ()) -> None:
+    def __init__(
+        self, reserve: Reserve | None = None, known: Iterable[Tensor] = (), results: KnownResults | None = None
+    ) -> None:
         """Begin with nothing.
 
         Args:
             reserve: What operations take besides their tensors.
             known: Tensors that are there already.
+            results: What calls gave in runs before; those of this one are added.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._reserve = reserve
+        self._results = KnownResults() if results is None else results
         self._known = {x.untyped_storage()._cdata for x in known}
         self._held = list(known)  # else an address could be used again
         self._alive: dict[int, int] = {}
@@ -53,9 +57,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = shortcut(func, args, kwargs or {})
-        if out is NO_SHORTCUT:
-            out = in_device_order(func, args, func(*args, **on_meta(func, args, kwargs)))
+        out, _ = self._results.result(func, args, on_meta(func, args, kwargs or {}), _call)
         for leaf in (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._see(leaf)
@@ -83,6 +85,11 @@ class LiveBytes(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.current_bytes -= self._alive.pop(key)
+
+
+def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
+    """Make a call; its result, and no floating-point operations, which are not counted."""
+    return in_device_order(func, args, func(*args, **kwargs)), 0
 
 
 def in_device_order(func: Any, args: tuple[Any, ...], out: Any) -> Any:

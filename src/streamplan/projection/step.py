@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streamplan.codegen import load_prepared
+from streamplan.frontend.known_results import KnownResults
 from streamplan.planning import PreparedPlan
 from streamplan.projection.footprints import (
     META,
@@ -76,7 +77,7 @@ class StepSimulator:
 
     def __init__(self, model: nn.Module, prepared: PreparedPlan, reserve: Reserve | None = None) -> None:
         self._program = load_prepared(prepared)
-        self.prepared, self._reserve = prepared, reserve
+        self.prepared, self._reserve, self._results = prepared, reserve, KnownResults()
         self.segment = build_segment(prepared, self._program.program.smalls, self._program.tile)
         self._model = model
         specs = dict(zip((call.name for call in prepared.graph.inputs), prepared.plan.arguments.specs(), strict=False))
@@ -84,7 +85,7 @@ class StepSimulator:
             name: torch.empty(spec.shape, dtype=spec.dtype, device=META) for name, spec in specs.items()
         }
         self._smalls, self._made = self._prepare()
-        self._tiles = TileSimulator(self.segment, self._smalls, (), reserve)
+        self._tiles = TileSimulator(self.segment, self._smalls, (), reserve, self._results)
         self._forward: dict[Index, ForwardFootprint] = {}
         self._backward: dict[tuple[Index, bool], BackwardFootprint] = {}
 
@@ -92,7 +93,7 @@ class StepSimulator:
         """Small tensors of the tiles, and the bytes that came with them."""
         program = self._program.program
         known = [*self._model.parameters(), *self._model.buffers(), *self._values.values()]
-        with LiveBytes(None, known) as live:
+        with LiveBytes(None, known, self._results) as live:
             early = self._program.prologue(self._model, *(self._values[name] for name in program.prologue_inputs))
             self._values |= dict(zip(program.prologue_values, early, strict=True))
             weights = {path: operator.attrgetter(path)(self._model) for path in program.attributes}
@@ -142,7 +143,7 @@ class StepSimulator:
         known = [x for x in leaves if isinstance(x, Tensor)]
         for parameter in self._model.parameters():
             parameter.grad = None
-        with LiveBytes(self._reserve, known) as live:
+        with LiveBytes(self._reserve, known, self._results) as live:
             result = self._program.head(self._model, *(values[name] for name in self._program.program.head_inputs))
             outputs = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor) and x.requires_grad]
             there = {x.untyped_storage()._cdata for x in known}
