@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streamplan.runtime.joining import Copy, cloned
 from streamplan.runtime.segment import Segment
+from streamplan.runtime.slivers import exact_slivers
 from streamplan.runtime.tile import CarryKey, Tile
 
 Index = tuple[int, ...]
@@ -59,5 +60,5 @@ def run_tile(
     for name, x in zip(segment.part.input_maps, read, strict=True):
         region = segment.ordered(x).detach()
         regions.append(region.requires_grad_() if wanted is not None and name in wanted else region)
-    with torch.set_grad_enabled(wanted is not None):
+    with torch.set_grad_enabled(wanted is not None), exact_slivers(device, smalls):
         return TileRun(index, tile, received, regions, segment.tile(tile, smalls, *regions))

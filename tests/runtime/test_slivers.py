@@ -1,0 +1,121 @@
+"""Tiles one position wide under bfloat16 on the CPU, where oneDNN's kernels for AMX are wrong.
+
+On a processor without AMX torch is right by itself, and only the tests of how slivers are computed can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import streamplan
+from streamplan.runtime.slivers import exact_slivers
+from tests.nets.randomize import randomize_
+from tests.nets.resnet import resnet18
+from tests.runtime.comparison import run
+
+CPU = torch.device("cpu")
+
+
+def narrowing() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU())
+
+
+def volume() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 8, 3, 2, 1), nn.ReLU())
+
+
+def signal() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, 16, 5, 3, 2), nn.ReLU())
+
+
+def widening() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 16, 3, 3), nn.Conv2d(16, 4, 3))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
+    "columns": (narrowing, (1, 3, 48, 32), (16, 2)),
+    "rows": (narrowing, (1, 3, 32, 48), (2, 16)),
+    "a last column": (narrowing, (1, 3, 32, 34), (16, 32)),
+    "volume": (volume, (1, 3, 12, 12, 12), (4, 4, 2)),
+    "slices of a volume": (volume, (1, 3, 12, 12, 12), (2, 6, 6)),
+    "signal": (signal, (1, 3, 60), (3,)),
+    "transposed": (widening, (1, 3, 24, 20), (24, 6)),
+    "resnet18": (lambda: resnet18(width=16, num_classes=5), (1, 3, 256, 288), (64, 256)),
+}
+
+
+class Narrow(nn.Module):
+    """A net under autocast, with a float32 result."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x).float()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_streamed_nets(name: str) -> None:
+    """Errors are about those of the plain net under autocast, whose maps are wide."""
+    build, size, tile = CASES[name]
+    model = randomize_(build().eval(), seed=0)
+    image = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    exact, plain = run(model, model, [image]), run(Narrow(model), model, [image])
+    found = run(Narrow(streamplan.compile(model, size, tile)), model, [image])
+    for key, expected in exact.items():
+        assert expected is not None
+        allowed = 2 * (plain[key].float() - expected).norm() + 0.01 * expected.norm()
+        assert (found[key].float() - expected).norm() <= allowed, key
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]]] = {
+    "conv1d": (F.conv1d, (1, 8, 1), (8, 8, 3)),
+    "conv2d": (F.conv2d, (1, 8, 6, 2), (8, 8, 3, 3)),
+    "conv3d": (F.conv3d, (1, 8, 1, 5, 5), (8, 8, 3, 3, 3)),
+    "conv_transpose2d": (F.conv_transpose2d, (1, 8, 6, 1), (8, 8, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_slivers_are_computed_in_float32(name: str, is_autocast: bool) -> None:
+    function, size, kernel = FUNCTIONS[name]
+    x, weight, bias = torch.randn(size).bfloat16(), torch.randn(kernel).bfloat16(), torch.randn(8).bfloat16()
+    given = (x.float(), weight) if is_autocast else (x, weight)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast), exact_slivers(CPU, {"weight": weight}):
+        found = function(*given, bias=bias, stride=2, padding=1)
+    expected = function(x.float(), weight.float(), bias.float(), stride=2, padding=1)
+    assert found.dtype is torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())
+
+
+def test_other_maps_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is computed twice but slivers of bfloat16."""
+    num_calls = 0
+    convolution = F.conv2d
+
+    def counting(*args: Tensor) -> Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        return convolution(*args, padding=1)
+
+    monkeypatch.setattr("streamplan.runtime.slivers._CONVOLUTIONS", {counting})
+    weight = torch.randn(4, 4, 3, 3)
+    wide, narrow = torch.randn(1, 4, 6, 6), torch.randn(1, 4, 6, 1)
+    for x, dtype, expected in ((wide, torch.bfloat16, 1), (narrow, torch.float32, 1), (narrow, torch.bfloat16, 2)):
+        num_calls = 0
+        with exact_slivers(CPU, {"bfloat16": weight.bfloat16()}):
+            torch.overrides.handle_torch_function(counting, (), x.to(dtype), weight.to(dtype))
+        assert num_calls == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_other_dtypes_run_as_they_are(dtype: torch.dtype) -> None:
+    assert not isinstance(exact_slivers(CPU, {"weight": torch.ones(1, dtype=dtype)}), torch.overrides.TorchFunctionMode)
