@@ -52,7 +52,7 @@ def test_gradients_in_float32(name: str, has_kernels: bool, monkeypatch: pytest.
     images = [draw(seed).to(DEVICE) for seed in range(3)]
     exact = [step(model.double(), model, image) for image in images]
     streamed = streamplan.compile(model.float(), images[0].shape, (40, 64), dtype=torch.float32)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         found = [step(streamed, model, image.float()) for image in images]
         plain = [step(model, model, image.float()) for image in images]
     for key in exact[0]:
@@ -77,6 +77,6 @@ def test_the_same_numbers_each_time() -> None:
     model = resnet().float()
     streamed = streamplan.compile(model, (1, 3, 160, 128), (32, 64), dtype=torch.float32)
     image = draw().float().to(DEVICE)
-    with torch.backends.cudnn.flags(deterministic=True):
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
         one, other = (step(streamed, model, image) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one if one[name] is not None)

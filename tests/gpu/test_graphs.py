@@ -102,6 +102,27 @@ def test_maps_into_arrays(num_replays: list[int]) -> None:
     assert len(num_replays) > 6
 
 
+def test_passes_on_streams_in_turn(num_replays: list[int]) -> None:
+    """The host is done with one pass long before the device is; the next, on another stream, must not write over it."""
+    model = build("resnet").requires_grad_(False)
+    streamed = streamplan.compile(model, SIZE, (32, 64), cuda_graphs=True)
+    images = [draw(number).to(DEVICE) for number in range(6)]
+    expected = [model(x) for x in images]
+    for x in images[:3]:
+        streamed(x)
+    torch.cuda.synchronize()
+    streams, found = [torch.cuda.Stream(), torch.cuda.Stream()], []
+    for number, x in enumerate(images):
+        with torch.cuda.stream(streams[number % 2]):
+            if number % 2 == 0:
+                torch.cuda._sleep(50_000_000)
+            found.append(streamed(x))
+    torch.cuda.synchronize()
+    for number, (ours, plain) in enumerate(zip(found, expected, strict=True)):
+        assert_near(ours.cpu(), plain.cpu(), f"image {number}", 1e-10)
+    assert len(num_replays) > 6
+
+
 def test_memory_is_given_back() -> None:
     """But for work space that libraries keep for the stream of the recordings, once."""
     model = build("resnet")

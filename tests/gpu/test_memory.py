@@ -17,8 +17,9 @@ from tests.nets.resnet import resnet18
 from tests.runtime.exhaustion import MIB, SIZE, SMALL, Net, step
 
 pytestmark = pytest.mark.gpu
-BUDGETS = {"forward": 24 * MIB, "backward": 84 * MIB, "head": 200 * MIB}
-"""Above what there is after the warm-up. A map of a tile takes 20 MiB of the allocator, and the head asks for 256."""
+BUDGETS = {"forward": 36 * MIB, "backward": 84 * MIB, "head": 200 * MIB}
+"""Above what there is after the warm-up. A map of a tile takes 20 MiB of the allocator, and there are two at once; the
+head asks for 256."""
 
 
 def peak_bytes(carries: str) -> tuple[int, int]:
@@ -66,11 +67,11 @@ def test_exhaustion(phase: str, said: set[str]) -> None:
     keep_tiles = 1 if phase == "head" else 0
     streamed = streamplan.compile(model, SIZE, (256, 1024), keep_tiles=keep_tiles)
     small, image = torch.rand(SMALL, device=DEVICE), torch.rand(SIZE, device=DEVICE)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         expected = step(model, model, small)
     step(model, streamed, small)
     model.zero_grad()
-    with limited(BUDGETS[phase]), torch.backends.cudnn.flags(allow_tf32=False):
+    with limited(BUDGETS[phase]), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         before = torch.cuda.memory_allocated()
         with pytest.raises(OutOfMemoryError) as caught:
             step(model, streamed, image)

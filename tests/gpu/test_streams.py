@@ -6,6 +6,7 @@ The device is kept busy while the host goes on, so that what is not ordered prop
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,7 +27,9 @@ CYCLES = 50_000_000
 def without_synchronisation() -> Iterator[None]:
     """Raise if torch knows that the host waits for the device; waiting for an event is not counted."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import streamplan
 from streamplan.api import executable
 from streamplan.runtime import graphs
-from streamplan.runtime.graphs import GraphCache, Slots, Work
+from streamplan.runtime.graphs import GraphCache
+from streamplan.runtime.recorders import Slots, Work, settings_of
 from tests.nets.densenet import densenet121
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18
@@ -36,7 +37,8 @@ class Player:
 
     def record(self, work: Work) -> tuple[Slots, Any, Callable[[], None], bool]:
         outputs, remark = work()
-        outputs = tuple(None if x is None else x.detach().clone() for x in outputs)
+        with torch.inference_mode(False):  # a GPU writes to any memory
+            outputs = tuple(None if x is None else x.detach().clone() for x in outputs)
         self.num_recorded += 1
 
         def play() -> None:
@@ -159,6 +161,37 @@ def test_maps_into_arrays(player: Player) -> None:
         streamed.predict(x, out=out)
         torch.testing.assert_close(torch.from_numpy(out), model(x).detach(), rtol=1e-10, atol=1e-10)
     assert player.num_played > 0
+
+
+def test_recordings_made_in_inference_mode_serve_outside_of_it(player: Player) -> None:
+    model = randomize_(resnet18(width=4, num_classes=3).double().eval(), seed=1)
+    size = (1, 3, 256, 64)
+    streamed = streamplan.compile(model, size, (32, 64), keep_tiles=0, cuda_graphs=True)
+    with torch.inference_mode():
+        for number in range(2):
+            streamed.predict(image(size, number))
+    num_recorded = player.num_recorded
+    assert num_recorded > 0
+    for number in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(streamed(image(size, number)), model(image(size, number)))
+    x = image(size).requires_grad_()
+    assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-10)
+
+
+def test_settings_can_be_read_whichever_way_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.get_float32_matmul_precision` and `allow_tf32` raise where the two ways disagree."""
+    cpu, backends = torch.device("cpu"), torch.backends
+    seen = [settings_of(cpu)]
+    for holder in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends):
+        monkeypatch.setattr(holder, "fp32_precision", "ieee")
+        seen.append(settings_of(cpu))
+    try:
+        torch.set_float32_matmul_precision("high")
+        seen.append(settings_of(cpu))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(set(seen)) == len(seen)
 
 
 def test_nets_that_look_at_positions_are_not_recorded(player: Player) -> None:

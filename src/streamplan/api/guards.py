@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import tensors_in_order
 from streamplan.errors import HookError, InputMismatchError
@@ -67,7 +68,11 @@ def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mappin
     tensors = tensors_in_order(args, kwargs)
     planned = list(plan.arguments.specs())
     if len(tensors) != len(planned):
-        raise InputMismatchError(f"{len(tensors)} tensors are given", why=f"the plan is for {len(planned)}", do=_CALL)
+        raise InputMismatchError(
+            f"{len(tensors)} tensors are given",
+            why=f"the plan is for {len(planned)}",
+            do=_remedy_of_number(args, kwargs),
+        )
     for index, (tensor, spec) in enumerate(zip(tensors, planned, strict=True)):
         _check_shape(index, tensor, spec)
         _check_dtype(model, index, tensor, spec)
@@ -81,6 +86,18 @@ def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mappin
                 why=f"the model is on {device}",
                 do=f"move the input: x.to({str(device)!r})",
             )
+
+
+def _remedy_of_number(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What to do about another number of tensors: arrays are none."""
+    leaves = pytree.tree_leaves((tuple(args), dict(kwargs)))
+    arrays = [
+        x for x in leaves if not isinstance(x, torch.Tensor | Source) and hasattr(x, "shape") and hasattr(x, "dtype")
+    ]
+    if not arrays:
+        return _CALL
+    kind = type(arrays[0]).__name__
+    return f'pass streamplan.Source(array, layout="HWC"), or a tensor made of it, in the place of the {kind}'
 
 
 def _check_shape(index: int, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
@@ -129,13 +146,19 @@ def _is_plain(value: object) -> bool:
 
 
 @contextmanager
-def in_eval_mode(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    """Put some modules, and them alone, into eval mode; restore their flags afterwards."""
-    changed = [module for module in map(model.get_submodule, paths) if module.training]
-    for module in changed:
-        module.training = False
+def in_modes(model: nn.Module, modes: Mapping[str, bool]) -> Iterator[None]:
+    """Put some modules, and them alone, into training or eval mode; restore their flags afterwards.
+
+    Args:
+        model: The model.
+        modes: Whether a module is to be in training mode, by path.
+    """
+    modules = [(model.get_submodule(path), is_training) for path, is_training in modes.items()]
+    changed = [(module, is_training) for module, is_training in modules if module.training != is_training]
+    for module, is_training in changed:
+        module.training = is_training
     try:
         yield
     finally:
-        for module in changed:
-            module.training = True
+        for module, is_training in changed:
+            module.training = not is_training

@@ -9,7 +9,7 @@ called.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from streamplan.api.collection import paused_collection
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
 from streamplan.api.forecasting import complete, settle
-from streamplan.api.guards import check_call, check_hooks, in_eval_mode, settings_digest
+from streamplan.api.guards import check_call, check_hooks, in_modes, settings_digest
 from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
 from streamplan.api.traces import TraceCache
@@ -81,7 +81,7 @@ class StreamedModule(nn.Module):
         self._calibrate = calibrate
         self._is_disabled = False
         self._executables: OrderedDict[str, Executable] = OrderedDict()
-        self._last_forward: tuple[Executable, RandomState] | None = None
+        self._last_forward: tuple[Executable, RandomState, Mapping[str, bool]] | None = None
         self._traces = TraceCache()
         executable = self._build(arguments, device, plan)
         self._plan = executable.plan if plan is None else _with_forecast(executable.plan, plan)
@@ -134,7 +134,8 @@ class StreamedModule(nn.Module):
             model: The plain model, or a copy of it.
         """
         is_frozen = self._options.batch_norm == "frozen"
-        return in_eval_mode(model, self._planned_executable().streamed_batch_norms if is_frozen else ())
+        norms = self._planned_executable().streamed_batch_norms if is_frozen else ()
+        return in_modes(model, dict.fromkeys(norms, False))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the plain model computes; a `Source` may stand in the place of every tensor that tiles alone read."""
@@ -168,10 +169,11 @@ class StreamedModule(nn.Module):
         if not is_checked:
             self._check_call(args, kwargs)
         (executable, tensors), device, bar = self._resolve_call(args, kwargs), self._device(), self._bar()
+        modes = {path: module.training for path, module in self._model.named_modules()}
+        self._last_forward = executable, RandomState.current(device), modes
         if out is not None:
             executable.write(self._model, tensors, device, out, bar)
             return out
-        self._last_forward = executable, RandomState.current(device)
         return executable.run(self._model, tensors, device, bar)
 
     def _resolve_call(

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import Executable, tensors_in_order
-from streamplan.api.guards import in_eval_mode
+from streamplan.api.guards import in_modes
+from streamplan.images import Source, whole_tensor
 from streamplan.rules import Draw
 from streamplan.runtime.dropout import draw, drop, scale
 from streamplan.runtime.random_state import RandomState
@@ -76,23 +77,32 @@ def _phases(nodes: list[fx.Node], executable: Executable) -> dict[fx.Node, int]:
 
 
 class Reference:
-    """The plain model, called as the streamed one was; see `streamplan.testing.reference`."""
+    """The plain model, called as the streamed one was; see `streamplan.testing.reference`.
 
-    def __init__(self, model: nn.Module, executable: Executable, state: RandomState) -> None:
+    Args:
+        model: The plain model.
+        executable: What the streamed pass ran.
+        state: Of the generators before it.
+        modes: Whether each module was in training mode, by path.
+    """
+
+    def __init__(self, model: nn.Module, executable: Executable, state: RandomState, modes: Mapping[str, bool]) -> None:
         self._model = model
         self._executable = executable
         self._state = state
+        self._modes = modes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the plain model computes with the recorded random numbers."""
         norms = self._executable.streamed_batch_norms if self._executable.plan.batch_norm == "frozen" else ()
-        with self._state.restored(), in_eval_mode(self._model, norms):
+        modes = {**self._modes, **dict.fromkeys(norms, False)}
+        with self._state.restored(), in_modes(self._model, modes):
             run = _PlainRun(self._model, self._executable, self._state.device)
-            result = run.run_in_order(_tensors(args, kwargs))
+            result = run.run_in_order(_tensors(args, kwargs, self._state.device))
         return pytree.tree_unflatten(pytree.tree_leaves(result), self._executable.output_spec)
 
 
-def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any], device: torch.device) -> list[Tensor]:
+    """The tensors of a call; sources are read as a whole."""
     found = tensors_in_order(args, kwargs)
-    assert all(isinstance(x, Tensor) for x in found), "the plain model takes tensors"
-    return [x for x in found if isinstance(x, Tensor)]
+    return [whole_tensor(x, device) if isinstance(x, Source) else x for x in found]

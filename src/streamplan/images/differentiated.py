@@ -69,6 +69,7 @@ def gradient_target(out: Any, image: Tensor | Source) -> Source:
             why="a gradient is made of fractions, which would be lost",
             do="make an array of floating-point numbers",
         )
+    target.check_writable("out")
     try:
         target.fill(0.0)
     except (OSError, TypeError, ValueError) as error:

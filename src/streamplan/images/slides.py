@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 from streamplan.errors import SourceError
 from streamplan.images.source import Source
@@ -23,6 +24,7 @@ def open_slide(path: str | Path, level: int = 0) -> Source:
 
     Raises:
         SourceError: tiffslide is not installed, the file is not a slide, or it has no such level.
+        OSError: The file cannot be read; `FileNotFoundError` if there is none.
     """
     try:
         import tiffslide  # noqa: PLC0415 - an extra
@@ -38,15 +40,27 @@ def open_slide(path: str | Path, level: int = 0) -> Source:
         raise SourceError(
             f"{path} is not a slide", why=f"tiffslide says: {error}", do="pass a tiled TIFF file"
         ) from error
-    if not 0 <= level < slide.level_count:
+    dimensions = slide.level_dimensions
+    if not 0 <= level < len(dimensions):
         slide.close()
-        sizes = ", ".join(f"{width} x {height}" for width, height in slide.level_dimensions)
+        sizes = ", ".join(f"{width} x {height}" for width, height in dimensions)
         raise SourceError(
             f"level={level} is not a level of {path}",
-            why=f"it has {slide.level_count}, of {sizes} pixels (width x height)",
-            do=f"pass a number from 0 to {slide.level_count - 1}",
+            why=f"it has {len(dimensions)}, of {sizes} pixels (width x height)",
+            do=f"pass a number from 0 to {len(dimensions) - 1}",
         )
     axes = slide.properties["tiffslide.series-axes"]  # letters of tifffile, as YXS: S is a sample of a pixel
-    source = Source(slide.zarr_group[str(level)], axes.replace("S", "C"))
+    source = _Slide(path, level, slide.zarr_group[str(level)], axes.replace("S", "C"))
     weakref.finalize(source, slide.close)
     return source
+
+
+class _Slide(Source):
+    """A level of a slide, which another process opens anew."""
+
+    def __init__(self, path: str | Path, level: int, array: Any, layout: str) -> None:
+        super().__init__(array, layout)
+        self._opened = path, level
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_slide, self._opened

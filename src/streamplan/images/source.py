@@ -27,12 +27,12 @@ class Source:
             array: Anything with `shape`, `dtype` and slicing: numpy array or memmap, zarr array, tensor on the CPU.
             layout: One letter for each dimension of an image: C for channels, others for image axes, in their order.
             batch: Whether a batch dimension comes first; without one the batch is 1.
-            gradient: A writable array of the same shape; a backward pass adds the gradient by the image to it, region
-                by region. For images of floating-point numbers only.
+            gradient: A writable array of floating-point numbers of the same shape; a backward pass adds the gradient
+                by the image to it, region by region. For images of floating-point numbers only.
 
         Raises:
             SourceError: It is not such an array, has another number of dimensions than the layout, or a dtype that
-                torch does not know.
+                torch does not know; or the gradient's array is of no use.
         """
         for name in ("shape", "dtype", "__getitem__"):
             if not hasattr(array, name):
@@ -78,11 +78,24 @@ class Source:
 
         Args:
             region: Slices, one for each dimension of `shape`; those left out stand for all of it.
+
+        Raises:
+            SourceError: The array gave something else than it was asked for.
         """
         block = self._as_tensor(self._array[self._index(region)])
-        block = block.permute(self._layout.order)
+        if block.dim() == len(self._layout.order):
+            block = block.permute(self._layout.order)
         for dim in self._layout.absent:
             block = block.unsqueeze(dim)
+        slices = (*region, *(slice(None) for _ in self.shape[len(region) :]))
+        expected = tuple(len(range(*along.indices(n))) for along, n in zip(slices, self.shape, strict=True))
+        if tuple(block.shape) != expected or block.dtype != self.dtype:
+            raise SourceError(
+                f"an array gave {tuple(block.shape)} numbers of {_name(block.dtype)}",
+                where=f"{self!r}, region {_describe(slices)}",
+                why=f"{expected} of {_name(self.dtype)} were asked for, by its own shape and dtype",
+                do="check that the array is complete and that its slices have its dtype",
+            )
         return block
 
     def write(self, region: Slices, block: Tensor) -> None:
@@ -93,7 +106,18 @@ class Source:
         """Add to a region of the gradient."""
         index, block = self._index(region), self._as_block(gradient)
         found = self._gradient[index]
-        _assign(self._gradient, index, found + (block if isinstance(found, Tensor) else block.numpy()))
+        _assign(self._gradient, index, found + (block if isinstance(found, Tensor) else _as_numpy(block)))
+
+    def check_writable(self, what: str) -> None:
+        """Raise if the array says that it cannot be written, as those of numpy and zarr do.
+
+        Args:
+            what: The array, for the message.
+
+        Raises:
+            SourceError: It says so.
+        """
+        _check_writable(self._array, what)
 
     def fill(self, value: float) -> None:
         """Write one number everywhere."""
@@ -139,6 +163,22 @@ class Source:
                 why="only floating-point numbers are differentiated",
                 do="convert the array, or leave the gradient out",
             )
+        dtype = _torch_dtype(gradient.dtype)
+        if not dtype.is_floating_point:
+            raise SourceError(
+                f"the gradient's array holds {_name(dtype)}",
+                why="a gradient is made of fractions, which would be lost",
+                do="make an array of floating-point numbers, filled with zeros",
+            )
+        _check_writable(gradient, "the gradient's array")
+
+
+def _check_writable(array: Any, what: str) -> None:
+    is_writable = getattr(getattr(array, "flags", None), "writeable", True) and not getattr(array, "read_only", False)
+    if not is_writable or not hasattr(array, "__setitem__"):
+        raise SourceError(
+            f"{what} cannot be written", why="it is read-only", do='open it for reading and writing, as mode="r+" does'
+        )
 
 
 def target_for(out: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Source:
@@ -165,6 +205,7 @@ def target_for(out: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Source:
             why=f"the output is {_name(dtype)}; fractions would be lost",
             do="make an array of floating-point numbers, or let the model end in argmax or a conversion",
         )
+    target.check_writable("out")
     return target
 
 
@@ -194,7 +235,18 @@ def _assign(array: Any, index: Slices, block: Any) -> None:
     if isinstance(array, Tensor):
         array[index] = block if isinstance(block, Tensor) else torch.from_numpy(block)
     else:
-        array[index] = block.numpy() if isinstance(block, Tensor) else block
+        array[index] = _as_numpy(block) if isinstance(block, Tensor) else block
+
+
+def _as_numpy(block: Tensor) -> Any:
+    """As numpy has it; it has no bfloat16, so that is widened."""
+    return (block.float() if block.dtype is torch.bfloat16 else block).numpy()
+
+
+def _describe(region: Slices) -> str:
+    """Slices as they are written."""
+    written = (f"{'' if s.start is None else s.start}:{'' if s.stop is None else s.stop}" for s in region)
+    return f"[{', '.join(written)}]"
 
 
 def _torch_dtype(dtype: Any) -> torch.dtype:

@@ -192,7 +192,7 @@ class Search:
         for point in self.front:
             if least_bytes(point) <= num_bytes and self.project(point.candidate, num_bytes) is not None:
                 return point
-        raise _infeasible(num_bytes, source, self._smallest(self.front))
+        raise _infeasible(num_bytes, source, self._smallest(self.front), self.reference.cuts[-1])
 
     def _smallest(self, points: Sequence[FrontPoint]) -> tuple[FrontPoint, MemoryProjection] | None:
         """The one with the least exact projection; of equals the fastest."""
@@ -255,7 +255,7 @@ def least_bytes(point: FrontPoint) -> float:
 
 
 def _infeasible(
-    num_bytes: int, source: str, smallest: tuple[FrontPoint, MemoryProjection] | None
+    num_bytes: int, source: str, smallest: tuple[FrontPoint, MemoryProjection] | None, latest: Cut
 ) -> InfeasibleBudgetError:
     """With the least feasible budget, what sets it and what would help."""
     what = f"no plan fits into {format_bytes(num_bytes)}{f' ({source})' if source else ''}"
@@ -271,7 +271,7 @@ def _infeasible(
         what,
         where=f"{phase.phase} phase of the smallest plan: tiles of {size}, cut at {cut}",
         why=f"it takes {least} bytes ({format_bytes(least)}){operation}: {items}",
-        do=f"pass memory_budget={least} or more{_help(phase.items[0].what)}",
+        do=f"pass memory_budget={least} or more{_help(phase.items[0].what, point.candidate.cut, latest)}",
         least_budget=least,
     )
 
@@ -280,12 +280,15 @@ _HELPS = {
     "image": "; a Source in the place of the tensor leaves the image where it is",
     "cut": "; another cut has a smaller map",
     "gradient of the cut": "; another cut has a smaller map",
-    "resident part": "; a later cut leaves less to the resident part",
     "parameters": "; the net itself is most of it",
     "optimiser state": "; the optimiser is most of it",
     "carried samples": '; halo="recompute" carries none',
 }
 
 
-def _help(what: str) -> str:
+def _help(what: str, cut: Cut, latest: Cut) -> str:
+    """What makes the largest item smaller."""
+    if what == "resident part":
+        is_latest = cut.frontier == latest.frontier
+        return "; no more of it can be streamed" if is_latest else "; a later cut leaves less to the resident part"
     return _HELPS.get(what, "")

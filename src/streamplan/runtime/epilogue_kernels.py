@@ -84,11 +84,12 @@ def rectify(out: Tensor, y: Tensor, bias: Tensor | None, addend: Tensor | None) 
     """See `epilogue.rectify_into`."""
     count, rows, columns, channels, grid, blocks = _shape(y)
     z = y if addend is None else addend
-    _rectify[grid](
-        out, y, y if bias is None else bias, z, count, rows, columns, channels,
-        *_strides(out), *_strides(y), *_strides(z),
-        HAS_BIAS=bias is not None, HAS_ADDEND=addend is not None, **blocks,
-    )  # fmt: skip
+    with torch.cuda.device(out.device):  # Triton asks for the current one
+        _rectify[grid](
+            out, y, y if bias is None else bias, z, count, rows, columns, channels,
+            *_strides(out), *_strides(y), *_strides(z),
+            HAS_BIAS=bias is not None, HAS_ADDEND=addend is not None, **blocks,
+        )  # fmt: skip
 
 
 def mask(gradient: Tensor, out: Tensor, *, wants_sum: bool) -> tuple[Tensor, Tensor | None]:
@@ -96,10 +97,11 @@ def mask(gradient: Tensor, out: Tensor, *, wants_sum: bool) -> tuple[Tensor, Ten
     count, rows, columns, channels, grid, blocks = _shape(out)
     masked = torch.empty(out.shape, dtype=gradient.dtype, device=out.device, memory_format=torch.channels_last)
     totals = torch.empty((grid[0], channels) if wants_sum else (1,), dtype=torch.float32, device=out.device)
-    _mask[grid](
-        masked, gradient, out, totals, count, rows, columns, channels, *_strides(gradient), *_strides(out),
-        HAS_SUM=wants_sum, **blocks,
-    )  # fmt: skip
+    with torch.cuda.device(out.device):
+        _mask[grid](
+            masked, gradient, out, totals, count, rows, columns, channels, *_strides(gradient), *_strides(out),
+            HAS_SUM=wants_sum, **blocks,
+        )  # fmt: skip
     return masked, totals.sum(0) if wants_sum else None
 
 

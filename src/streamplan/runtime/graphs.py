@@ -18,15 +18,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from streamplan.runtime.joining import Copy
 from streamplan.runtime.progress import Progress
+from streamplan.runtime.recorders import CudaRecorder, Recorder, Slots, Turns, settings_of
 from streamplan.runtime.runners import Arrived, TileRunner
 from streamplan.runtime.running import Index, Received, TileRun, run_tile
 from streamplan.runtime.seeds import Seeds
@@ -40,10 +41,6 @@ _MAX_SETTINGS = 2
 """Settings of autocast, gradients and cuDNN that recordings are kept for."""
 _POSITIONAL = ("t.gather(", "t.lerp(", "t.dropout(")
 """Helpers that depend on where a tile is."""
-
-Slots = tuple[Tensor | None, ...]
-Work = Callable[[], tuple[Slots, Any]]
-"""Computes something; returns tensors, and what else there is to say about them."""
 
 
 @dataclass(frozen=True)
@@ -59,42 +56,6 @@ class Recording:
     play: Callable[[], None]
 
 
-class Recorder(Protocol):
-    """A device that can record."""
-
-    def record(self, work: Work) -> tuple[Slots, Any, Callable[[], None], bool]:
-        """What `work` returns, how to do it again, and whether it was done already."""
-
-
-class CudaRecorder:
-    """CUDA graphs with one stream and one pool of memory.
-
-    Args:
-        device: The GPU.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        index: int | None = device.index
-        self._stream = _recording_stream(torch.cuda.current_device() if index is None else index)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def record(self, work: Work) -> tuple[Slots, Any, Callable[[], None], bool]:
-        """Record; nothing is computed yet."""
-        graph = torch.cuda.CUDAGraph()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The CUDA Graph is empty")  # some of the first tiles compute nothing
-            # Threads that read the image go on meanwhile, on streams of their own.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                outputs, remark = work()
-        return outputs, remark, graph.replay, False
-
-
-@cache
-def _recording_stream(index: int) -> torch.cuda.Stream:
-    """The one stream of a GPU for recordings; libraries keep work space for each."""
-    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
-
-
 class TileGraphs:
     """The recordings of a segment under one set of settings, and their fixed memory.
 
@@ -105,12 +66,13 @@ class TileGraphs:
 
     def __init__(self, recorder: Recorder, weights: TileWeights) -> None:
         self._recorder = recorder
-        self.weights = {name: torch.empty_like(x) for name, x in weights.tensors.items()}
-        self.sums = {
-            name: torch.zeros_like(x, dtype=weights.dtypes[name])
-            for name, x in weights.tensors.items()
-            if x.requires_grad
-        }
+        with torch.inference_mode(False):  # later calls may be in that mode or not
+            self.weights = {name: torch.empty_like(x) for name, x in weights.tensors.items()}
+            self.sums = {
+                name: torch.zeros_like(x, dtype=weights.dtypes[name])
+                for name, x in weights.tensors.items()
+                if x.requires_grad
+            }
         self._recordings: dict[Hashable, Recording | None] = {}
         self._is_broken = False
 
@@ -136,7 +98,8 @@ class TileGraphs:
             return None
         recording = self._recordings[key]
         if recording is None:
-            fixed = tuple(x.detach().clone() for x in inputs)
+            with torch.inference_mode(False):
+                fixed = tuple(x.detach().clone() for x in inputs)
             try:
                 outputs, remark, play, is_done = self._recorder.record(partial(work, fixed))
             except RuntimeError as error:
@@ -259,7 +222,7 @@ class GraphCache:
         self._recorder = recorder
         self._is_possible = not any(helper in source for helper in _POSITIONAL)
         self._known: OrderedDict[Hashable, TileGraphs] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._turns = Lock(), Turns()
 
     @contextmanager
     def runner(
@@ -272,13 +235,14 @@ class GraphCache:
             yield usual
             return
         try:
-            yield GraphRunner(self._segment, weights, self._graphs(weights, wanted or (), device))
+            with self._turns.turn(device):
+                yield GraphRunner(self._segment, weights, self._graphs(weights, wanted or (), device))
         finally:
             self._lock.release()
 
     def _graphs(self, weights: TileWeights, wanted: Collection[str], device: torch.device) -> TileGraphs:
         smalls = tuple((name, x.shape, x.dtype, x.requires_grad) for name, x in weights.tensors.items())
-        key = (device, *_settings(device), frozenset(wanted), smalls)
+        key = (device, *settings_of(device), frozenset(wanted), smalls)
         graphs = self._known.pop(key, None)
         if graphs is None:
             recorder = CudaRecorder(device) if self._recorder is None else self._recorder(device)
@@ -287,17 +251,6 @@ class GraphCache:
         while len(self._known) > _MAX_SETTINGS:
             self._known.popitem(last=False)
         return graphs
-
-
-def _settings(device: torch.device) -> tuple[Any, ...]:
-    """What decides which kernels are used."""
-    cudnn = torch.backends.cudnn
-    return (
-        torch.is_autocast_enabled(device.type),
-        torch.get_autocast_dtype(device.type),
-        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
-        torch.get_float32_matmul_precision(),
-    )
 
 
 def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

@@ -270,16 +270,22 @@ class Tile:
         key = (call, "rescale", self._kind, x.dtype, x.device)
         factors: list[Tensor] | None = self._segment.by_kind.get(key)
         if factors is None:  # windows are cut off by the borders alone, which tiles of a kind meet alike
-            factors = self._segment.by_kind[key] = []
+            factors = self._segment.by_kind[key] = self._rescaling(x, call)
+        for factor in factors:
+            x = x * factor
+        return x
+
+    def _rescaling(self, x: Tensor, call: str) -> list[Tensor]:
+        """Factors along the axes where windows are cut off; later calls, with autograd or without, use them too."""
+        factors = []
+        with torch.inference_mode(False):
             for dim, out, axis_map in self._lookups(call):
                 assert isinstance(axis_map, AveragingWindow)
                 counts = axis_map.counts(out)
                 if any(count != axis_map.kernel for count in counts):
                     numbers = [axis_map.kernel / count for count in counts]
                     factors.append(_along(numbers_on(x.device, numbers, _exact(x.dtype)).to(x.dtype), dim, x.dim()))
-        for factor in factors:
-            x = x * factor
-        return x
+        return factors
 
     def gather(self, x: Tensor, call: str) -> Tensor:
         """Look the call's region up position by position."""
