@@ -179,18 +179,22 @@ def test_recordings_made_in_inference_mode_serve_outside_of_it(player: Player) -
     assert_same_results(run(streamed, model, [x]), run(model, model, [x]), 1e-10)
 
 
-def test_settings_can_be_read_whichever_way_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_can_be_read_whichever_way_they_were_made() -> None:
     """`torch.get_float32_matmul_precision` and `allow_tf32` raise where the two ways disagree."""
-    cpu, backends = torch.device("cpu"), torch.backends
-    seen = [settings_of(cpu)]
-    for holder in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends):
-        monkeypatch.setattr(holder, "fp32_precision", "ieee")
-        seen.append(settings_of(cpu))
+    backends: Any = torch.backends
+    holders = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends)
+    before = [holder.fp32_precision for holder in holders]
+    seen = [settings_of(torch.device("cpu"))]
     try:
+        for holder in holders:
+            holder.fp32_precision = "ieee"
+            seen.append(settings_of(torch.device("cpu")))
         torch.set_float32_matmul_precision("high")
-        seen.append(settings_of(cpu))
+        seen.append(settings_of(torch.device("cpu")))
     finally:
         torch.set_float32_matmul_precision("highest")
+        for holder, value in zip(holders, before, strict=True):
+            holder.fp32_precision = value
     assert len(set(seen)) == len(seen)
 
 
