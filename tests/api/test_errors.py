@@ -183,6 +183,7 @@ REFUSALS = [
     ),
     refusal("call_none", lambda: compiled().forward(), errors.InputMismatchError, ValueError),
     refusal("call_not_a_tensor", lambda: compiled()([1.0]), errors.InputMismatchError, ValueError),
+    refusal("call_array", lambda: compiled()(ZEROS.numpy()), errors.InputMismatchError, ValueError),
     refusal(
         "call_smaller_than_kernel", lambda: compiled()(torch.zeros(1, 3, 2, 2)), errors.TracingError, parts=EVERYWHERE
     ),

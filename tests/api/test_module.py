@@ -365,6 +365,16 @@ def test_no_grad_and_inference_mode(model: Classifier, streamed: nn.Module) -> N
     assert_same_step(other_model, compiled_inside, x)
 
 
+def test_what_inference_mode_leaves_does_not_end_training() -> None:
+    """Factors of averages at the border are made once, for calls with autograd too."""
+    pools = (nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.AvgPool2d(2, ceil_mode=True))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *pools).double()
+    streamed = streamplan.compile(model, SIZE, TILE)
+    with torch.inference_mode():
+        streamed.predict(image())
+    assert_same_step(model, streamed, image())
+
+
 @pytest.mark.parametrize("frozen", ["stem", "body", "fc", "stem.0", "stem.1"])
 @pytest.mark.parametrize("needs_input", [True, False])
 def test_some_parameters_frozen(model: Classifier, frozen: str, needs_input: bool) -> None:

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -297,3 +298,31 @@ def test_random_nets(recipe: Recipe, data: st.DataObject) -> None:
     inputs = [recipe.draw_input()]
     found = run(streamed, model, inputs)
     assert_near(found, run(streamplan.testing.reference(streamed), model, inputs), 1e-10, f"tile size {size}")
+
+
+def test_a_map_written_to_an_array_is_what_the_reference_repeats() -> None:
+    model = only(nn.Dropout(0.5)).double().train()
+    streamed = streamplan.compile(model, SIZE, TILE)
+    image, out = draw_image(), np.zeros((*SIZE[:1], 4, *SIZE[2:]))
+    streamed(image)
+    streamed.predict(image, out=out)
+    repeated = streamplan.testing.reference(streamed)(image)
+    assert_near({"map": torch.from_numpy(out)}, {"map": repeated.detach()}, 1e-12)
+
+
+def test_the_reference_runs_in_the_modes_of_the_call() -> None:
+    model = every_kind().double().train()
+    streamed = streamplan.compile(model, SIZE, TILE)
+    found = streamed(draw_image()).detach()
+    streamed.eval()
+    repeated = streamplan.testing.reference(streamed)(draw_image()).detach()
+    assert_near({"output": found}, {"output": repeated}, 1e-12)
+    assert not any(module.training for module in model.modules())
+
+
+def test_the_reference_takes_sources() -> None:
+    model = only(nn.Dropout2d(0.5)).double().train()
+    streamed = streamplan.compile(model, SIZE, TILE)
+    source = streamplan.Source(draw_image().numpy(), batch=True)
+    found = streamed(source).detach()
+    assert_near({"map": found}, {"map": streamplan.testing.reference(streamed)(source).detach()}, 1e-12)

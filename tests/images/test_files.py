@@ -12,6 +12,7 @@ import torch
 import zarr
 from skimage import data
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 import streamplan
 from streamplan import Source, open_slide
@@ -72,8 +73,40 @@ def test_a_level_of_a_slide(level: int, tmp_path: Path) -> None:
 
 def test_slides_that_are_none(tmp_path: Path) -> None:
     path = pyramid(tmp_path / "slide.tif", photograph())
-    with pytest.raises(SourceError, match="level=2 is not a level"):
-        open_slide(path, 2)
+    for level in (2, -1):
+        with pytest.raises(SourceError, match=f"level={level} is not a level"):
+            open_slide(path, level)
     (tmp_path / "text.tif").write_text("no slide")
     with pytest.raises(SourceError, match="is not a slide"):
         open_slide(tmp_path / "text.tif")
+    with pytest.raises(FileNotFoundError):
+        open_slide(tmp_path / "none.tif")
+
+
+class Slides(Dataset[Source]):
+    """Opens slides where it is asked to, in workers too."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Source:
+        return open_slide(self._paths[index])
+
+
+def test_slides_from_workers_of_a_loader(tmp_path: Path) -> None:
+    """Another process sends the path, not the file."""
+    image = photograph()
+    paths = [pyramid(tmp_path / f"{number}.tif", image) for number in range(2)]
+    loader = DataLoader(Slides(paths), batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    for source in loader:
+        assert torch.equal(source.read(()), torch.from_numpy(image).permute(2, 0, 1)[None])
+
+
+def test_a_read_only_zarr_array_is_refused(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "map.zarr", shape=(3, 8, 8), chunks=(3, 8, 8), dtype="float32")
+    out = zarr.open_array(tmp_path / "map.zarr", mode="r")
+    with pytest.raises(SourceError, match="out cannot be written"):
+        streamplan.compile(nn.Conv2d(3, 3, 1), (1, 3, 8, 8), 4).predict(torch.zeros(1, 3, 8, 8), out=out)

@@ -104,6 +104,52 @@ def test_refusals() -> None:
         Source(np.zeros((3, 4, 5)), gradient=np.zeros((3, 4, 4)))
     with pytest.raises(SourceError, match="has no gradient"):
         Source(np.zeros((3, 4, 5), np.uint8), gradient=np.zeros((3, 4, 5)))
+    with pytest.raises(SourceError, match="the gradient's array holds int64"):
+        Source(np.zeros((3, 4, 5)), gradient=np.zeros((3, 4, 5), np.int64))
+    with pytest.raises(SourceError, match="the gradient's array cannot be written"):
+        Source(np.zeros((3, 4, 5)), gradient=read_only(np.zeros((3, 4, 5))))
+
+
+def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array.flags.writeable = False
+    return array
+
+
+class Lying:
+    """An array that gives something else than it says it has."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str, given: Any) -> None:
+        self.shape, self.dtype, self._given = shape, np.dtype(dtype), given
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._given[index]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.zeros((15, 20, 3), np.uint8), r"gave \(1, 3, 3, 20\) numbers of uint8"),
+        (np.zeros((16, 20, 3), np.float32), r"gave \(1, 3, 4, 20\) numbers of float32"),
+        (np.zeros((16, 20, 3, 1), np.uint8), r"gave \(1, 4, 20, 3, 1\) numbers of uint8"),
+    ],
+)
+def test_an_array_that_gives_something_else(given: Any, said: str) -> None:
+    source = Source(Lying((16, 20, 3), "uint8", given), "HWC")
+    with pytest.raises(SourceError, match=said) as caught:
+        source.read((slice(None), slice(None), slice(12, 16)))
+    assert "[:, :, 12:16, :]" in str(caught.value)
+
+
+@pytest.mark.parametrize("is_tensor", [False, True])
+def test_bfloat16_maps_are_widened(is_tensor: bool) -> None:
+    """Numpy has no bfloat16."""
+    out = np.zeros((2, 4, 5), np.float32)
+    block = torch.rand(1, 2, 4, 5).bfloat16()
+    Source(torch.from_numpy(out) if is_tensor else out).write((), block)
+    assert np.array_equal(out, block[0].float().numpy())
+    gradient = np.zeros((2, 4, 5), np.float32)
+    Source(block[0], gradient=gradient).add_gradient((), block)
+    assert np.array_equal(gradient, out)
 
 
 def test_targets() -> None:
@@ -116,6 +162,8 @@ def test_targets() -> None:
         target_for(target, shape, torch.float32)
     with pytest.raises(SourceError, match="out has 2 dimensions"):
         target_for(np.zeros((4, 5)), shape, torch.float32)
+    with pytest.raises(SourceError, match="out cannot be written"):
+        target_for(read_only(np.zeros(shape)), shape, torch.float32)
     with pytest.raises(SourceError, match="out has 0 dimensions"):
         target_for("file.zarr", shape, torch.float32)
     with pytest.raises(SourceError, match="the output has"):
