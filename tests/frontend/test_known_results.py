@@ -153,10 +153,11 @@ def test_a_call_like_an_earlier_one_is_not_made(monkeypatch: pytest.MonkeyPatch)
     assert made == ["aten._softmax.default", "aten.convolution.default"]
 
 
-def test_elementwise_calls_are_not_made_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_calls_are_not_made_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AtenStream, "_call", lambda *_: pytest.fail("a call was made"))
-    x = torch.empty(1, 4, 6, 6, device=META)
+    x, norm = torch.empty(1, 4, 6, 6, device=META), nn.BatchNorm2d(4, device=META).eval()
     with MetaStream():
+        norm(x)
         torch.relu(x)
         torch.add(x, x, alpha=2)
         x.add_(x)
@@ -197,6 +198,14 @@ def test_batch_norms_that_write_have_none(training: bool) -> None:
     x = torch.empty(2, device=META)
     args = (x[None], x, x, x, x, training, 0.1, 1e-5)
     assert (call_key(torch.ops.aten.native_batch_norm.default, args, {}) is None) == training
+
+
+def test_calls_on_tensors_with_data_are_made() -> None:
+    x, norm = torch.rand(1, 4, 6, 6), nn.BatchNorm2d(4).eval()
+    with torch.no_grad(), MetaStream():
+        found = norm(x), torch.relu(-x)
+    assert torch.equal(found[0], norm(x))
+    assert not found[1].any()
 
 
 def test_tensors_with_data_have_none() -> None:
