@@ -9,6 +9,7 @@ ResNet-18 takes one training step on it; a U-Net labels every pixel of it. Peak 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import tempfile
 import time
@@ -79,12 +80,12 @@ def train(image: Any, tile_size: tuple[int, int], dtype: torch.dtype) -> None:
     """One gradient step of a ResNet-18; `dtype` is that of its convolutions."""
     net = resnet18(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, num_classes=2)
     model = OnBytes(net).eval()
-    size = (1, 3, *image.shape[:2])
-    streamed = streamplan.compile(model, size, tile_size, keep_tiles=0, dtype=torch.uint8, progress=True)
+    source = streamplan.Source(image, "HWC")
+    streamed = streamplan.compile(model, None, tile_size, example_inputs=source, keep_tiles=0, progress=True)
     print(streamed.plan)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        scores = streamed(streamplan.Source(image, "HWC"))
+        scores = streamed(source)
     loss = nn.functional.cross_entropy(scores.float(), torch.tensor([1]))
     loss.backward()
     optimizer.step()
@@ -99,9 +100,10 @@ def predict(image: Any, tile_size: tuple[int, int], dtype: torch.dtype, path: Pa
     labels = zarr.create_array(
         path, shape=(1, 1, rows, columns), chunks=(1, 1, _CHUNK, _CHUNK), dtype="uint8", overwrite=True
     )
-    streamed = streamplan.compile(model, (1, 3, rows, columns), tile_size, dtype=torch.uint8, progress=True)
+    source = streamplan.Source(image, "HWC")
+    streamed = streamplan.compile(model, None, tile_size, example_inputs=source, progress=True)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        streamed.predict(streamplan.Source(image, "HWC"), out=labels)
+        streamed.predict(source, out=labels)
     corner = labels[0, 0, :64, :64]
     print(f"labels {sorted(set(corner.ravel().tolist()))} in the first 64 x 64 pixels")
 
@@ -114,8 +116,11 @@ def main() -> None:
     parser.add_argument("--tile-size", type=int, nargs=2, default=(256, 2048), metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the convolutions")
     parser.add_argument("--task", choices=("train", "predict", "both"), default="both")
+    parser.add_argument("--json", type=Path, help="where to write seconds and peak memory")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    measured: dict[str, Any] = {"extent": arguments.extent, "tile_size": arguments.tile_size, "dtype": arguments.dtype}
+    measured |= {"torch": torch.__version__, "num_threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         image = store_image(folder / "image.zarr", arguments.extent)
@@ -128,7 +133,10 @@ def main() -> None:
                 train(image, tile_size, dtype)
             else:
                 predict(image, tile_size, dtype, folder / "labels.zarr")
-            print(f"{task}: {time.perf_counter() - start:.1f} s, peak {peak_gib():.2f} GiB")
+            measured[task] = {"seconds": time.perf_counter() - start, "peak_gib_of_process": peak_gib()}
+            print(f"{task}: {measured[task]['seconds']:.1f} s, peak {peak_gib():.2f} GiB")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def reporting_shortage(
 
 def _is_of_device(error: BaseException) -> bool:
     """Whether a GPU ran out, rather than the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)
+    marks = ("STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # of libraries, and of what is not a tensor
+    return isinstance(error, torch.OutOfMemoryError) or any(mark in str(error) for mark in marks)
 
 
 def _on_gpu(device: torch.device) -> dict[str, int]:
