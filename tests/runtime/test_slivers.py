@@ -6,11 +6,13 @@ On a processor without AMX torch is right by itself, and only the tests of how s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import streamplan
 from streamplan.runtime.slivers import exact_slivers
@@ -29,6 +31,12 @@ def volume() -> nn.Module:
     return nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 8, 3, 2, 1), nn.ReLU())
 
 
+def depthwise() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv3d(4, 8, 1), nn.ReLU(), nn.Conv3d(8, 8, (5, 2, 2), padding=(2, 0, 1), groups=8), nn.ReLU()
+    )
+
+
 def signal() -> nn.Module:
     return nn.Sequential(nn.Conv1d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, 16, 5, 3, 2), nn.ReLU())
 
@@ -44,6 +52,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]
     "volume": (volume, (1, 3, 12, 12, 12), (4, 4, 2)),
     "slices of a volume": (volume, (1, 3, 12, 12, 12), (2, 6, 6)),
     "signal": (signal, (1, 3, 60), (3,)),
+    "fewer slices than the kernel": (depthwise, (1, 4, 10, 8, 9), (2, 8, 9)),
     "transposed": (widening, (1, 3, 24, 20), (24, 6)),
     "resnet18": (lambda: resnet18(width=16, num_classes=5), (1, 3, 256, 288), (64, 256)),
 }
@@ -77,7 +86,8 @@ def test_streamed_nets(name: str) -> None:
 
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]]] = {
     "conv1d": (F.conv1d, (1, 8, 1), (8, 8, 3)),
-    "conv2d": (F.conv2d, (1, 8, 6, 2), (8, 8, 3, 3)),
+    "conv2d that makes a column": (F.conv2d, (1, 8, 6, 2), (8, 8, 3, 3)),
+    "conv2d of fewer rows than its kernel": (F.conv2d, (1, 8, 4, 9), (8, 8, 5, 3)),
     "conv3d": (F.conv3d, (1, 8, 1, 5, 5), (8, 8, 3, 3, 3)),
     "conv_transpose2d": (F.conv_transpose2d, (1, 8, 6, 1), (8, 8, 3, 3)),
 }
@@ -96,26 +106,26 @@ def test_slivers_are_computed_in_float32(name: str, is_autocast: bool) -> None:
     assert torch.equal(found, expected.bfloat16())
 
 
-def test_other_maps_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is computed twice but slivers of bfloat16."""
-    num_calls = 0
-    convolution = F.conv2d
-
-    def counting(*args: Tensor) -> Tensor:
-        nonlocal num_calls
-        num_calls += 1
-        return convolution(*args, padding=1)
-
-    monkeypatch.setattr("streamplan.runtime.slivers._CONVOLUTIONS", {counting})
+def test_other_maps_are_left_to_torch() -> None:
     weight = torch.randn(4, 4, 3, 3)
     wide, narrow = torch.randn(1, 4, 6, 6), torch.randn(1, 4, 6, 1)
-    for x, dtype, expected in ((wide, torch.bfloat16, 1), (narrow, torch.float32, 1), (narrow, torch.bfloat16, 2)):
-        num_calls = 0
-        with exact_slivers(CPU, {"bfloat16": weight.bfloat16()}):
-            torch.overrides.handle_torch_function(counting, (), x.to(dtype), weight.to(dtype))
-        assert num_calls == expected
+    seen: list[torch.dtype] = []
+
+    class Watching(TorchFunctionMode):
+        """Sees what comes of the calls in a tile."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func is F.conv2d and not out.is_meta:
+                seen.append(out.dtype)
+            return out
+
+    for x, dtype in ((wide, torch.bfloat16), (narrow, torch.float32), (narrow, torch.bfloat16)):
+        with Watching(), exact_slivers(CPU, {"bfloat16": weight.bfloat16()}):
+            F.conv2d(x.to(dtype), weight.to(dtype), None, 1, 1)
+    assert seen == [torch.bfloat16, torch.float32, torch.float32]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_other_dtypes_run_as_they_are(dtype: torch.dtype) -> None:
-    assert not isinstance(exact_slivers(CPU, {"weight": torch.ones(1, dtype=dtype)}), torch.overrides.TorchFunctionMode)
+    assert not isinstance(exact_slivers(CPU, {"weight": torch.ones(1, dtype=dtype)}), TorchFunctionMode)

@@ -1,8 +1,8 @@
-"""Convolutions of bfloat16 on the CPU, exact for tiles one position wide.
+"""Convolutions of bfloat16 on the CPU, exact for narrow tiles.
 
-With AMX instructions, oneDNN's kernels for bfloat16 give wrong numbers, NaN among them, where a convolution reads or
-makes a map with an extent of 1: forward if the result is one column wide, and in one or the other gradient. A plain net
-has such maps at its end at most; tiles can be that narrow anywhere. Those are computed in float32.
+With AMX instructions, oneDNN's kernels for bfloat16 give wrong numbers, NaN among them, or end the process where a
+convolution reads or makes a map with an extent of 1, or reads one that is smaller than its kernel along an axis. A
+plain net has such maps at its end at most; tiles can be that narrow anywhere. Those are computed in float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
+_TRANSPOSED = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
+_CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d, *_TRANSPOSED})
+_DILATION = 5
+"""Position of that argument, of those that are not transposed."""
 
 
 def exact_slivers(device: torch.device, smalls: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
@@ -38,13 +41,34 @@ class _WideSlivers(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func not in _CONVOLUTIONS or out.dtype is not torch.bfloat16:
-            return out
-        if 1 not in args[0].shape[2:] and 1 not in out.shape[2:]:
-            return out
+        if func not in _CONVOLUTIONS or not _is_sliver(func, args, kwargs):
+            return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            return func(*map(_widened, args), **{name: _widened(x) for name, x in kwargs.items()}).to(out.dtype)
+            return func(*map(_widened, args), **{name: _widened(x) for name, x in kwargs.items()}).bfloat16()
+
+
+def _is_sliver(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a convolution computes in bfloat16 what torch gets wrong."""
+    x, weight = args[:2]
+    if not torch.is_autocast_enabled("cpu") and x.dtype is not torch.bfloat16:
+        return False
+    extents = x.shape[2:]
+    if (
+        1 in extents
+        or 1 in func(*map(_shaped, args), **{name: _shaped(value) for name, value in kwargs.items()}).shape[2:]
+    ):
+        return True
+    if func in _TRANSPOSED:
+        return False
+    dilation = kwargs.get("dilation", args[_DILATION] if len(args) > _DILATION else 1)
+    dilations = (dilation,) * len(extents) if isinstance(dilation, int) else dilation
+    triples = zip(extents, weight.shape[2:], dilations, strict=True)
+    return any(extent <= (kernel - 1) * step for extent, kernel, step in triples)
+
+
+def _shaped(argument: Any) -> Any:
+    """A tensor of that shape without data, to see what shape comes of it."""
+    return torch.empty(argument.shape, device="meta") if isinstance(argument, Tensor) else argument
 
 
 def _widened(argument: Any) -> Any:
