@@ -33,7 +33,7 @@ def volume() -> nn.Module:
 
 def depthwise() -> nn.Module:
     return nn.Sequential(
-        nn.Conv3d(4, 8, 1), nn.ReLU(), nn.Conv3d(8, 8, (5, 2, 2), padding=(2, 0, 1), groups=8), nn.ReLU()
+        nn.Conv3d(4, 8, 1), nn.ReLU(), nn.Conv3d(8, 8, (5, 2, 2), padding=(3, 0, 1), groups=8), nn.ReLU()
     )
 
 
@@ -52,7 +52,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]
     "volume": (volume, (1, 3, 12, 12, 12), (4, 4, 2)),
     "slices of a volume": (volume, (1, 3, 12, 12, 12), (2, 6, 6)),
     "signal": (signal, (1, 3, 60), (3,)),
-    "fewer slices than the kernel": (depthwise, (1, 4, 10, 8, 9), (2, 8, 9)),
+    "fewer slices than the kernel": (depthwise, (2, 4, 2, 8, 9), (2, 4, 9)),
     "transposed": (widening, (1, 3, 24, 20), (24, 6)),
     "resnet18": (lambda: resnet18(width=16, num_classes=5), (1, 3, 256, 288), (64, 256)),
 }
