@@ -112,6 +112,31 @@ def test_a_budget_a_byte_too_small_is_refused() -> None:
     assert_matches_golden(str(refusal.value), "error_infeasible_budget")
 
 
+class _Tokens(nn.Module):
+    """Its estimate is far larger than its projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.mix, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 256, bias=False), nn.Linear(256, 4)
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2).contiguous()
+        return self.head(sum(torch.relu_(self.mix(tokens)).mean(1) for _ in range(2)))
+
+
+def test_what_fits_is_found_though_its_estimate_is_too_large() -> None:
+    model, size = _Tokens(), (1, 3, 1024, 1024)
+    with pytest.raises(InfeasibleBudgetError) as refusal:
+        streamplan.plan(model, size, memory_budget=MIB)
+    least = refusal.value.least_budget
+    assert least is not None
+    plan = streamplan.plan(model, size, memory_budget=least)
+    assert plan.forecast is not None
+    assert plan.forecast.memory.peak_bytes == least
+
+
 def test_slowdown_is_kept_and_more_of_it_takes_less_memory() -> None:
     model, size = resnet18(16, 5).eval(), (1, 3, 512, 512)
     plans = [streamplan.plan(model, size, max_slowdown=factor) for factor in (1.0, 1.1, 1.25, 2.0)]

@@ -183,7 +183,8 @@ def test_settings_can_be_read_whichever_way_they_were_made() -> None:
     """`torch.get_float32_matmul_precision` and `allow_tf32` raise where the two ways disagree."""
     backends: Any = torch.backends
     holders = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends)
-    before = [holder.fp32_precision for holder in holders]
+    changed = (*holders, backends.mkldnn.matmul)
+    before = [holder.fp32_precision for holder in changed]
     seen = [settings_of(torch.device("cpu"))]
     try:
         for holder in holders:
@@ -193,7 +194,7 @@ def test_settings_can_be_read_whichever_way_they_were_made() -> None:
         seen.append(settings_of(torch.device("cpu")))
     finally:
         torch.set_float32_matmul_precision("highest")
-        for holder, value in zip(holders, before, strict=True):
+        for holder, value in zip(changed, before, strict=True):
             holder.fp32_precision = value
     assert len(set(seen)) == len(seen)
 

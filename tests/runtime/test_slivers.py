@@ -126,6 +126,44 @@ def test_other_maps_are_left_to_torch() -> None:
     assert seen == [torch.bfloat16, torch.float32, torch.float32]
 
 
+def test_a_transposed_convolution_that_makes_less_than_its_kernel() -> None:
+    x, weight = torch.randn(1, 8, 2, 4).bfloat16(), torch.randn(8, 4, 5, 3).bfloat16()
+    expected = F.conv_transpose2d(x.float(), weight.float(), padding=(2, 0)).bfloat16()
+    assert expected.shape[2] == 2
+    with exact_slivers(CPU, {"weight": weight}):
+        assert torch.equal(F.conv_transpose2d(x, weight, None, 1, (2, 0), 0, 1, 1), expected)
+
+
+def test_activation_statistics() -> None:
+    model = randomize_(narrowing().eval(), seed=0)
+    image = torch.randn(1, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+    streamed = streamplan.compile(model, image.shape, (16, 2))
+    exact = streamplan.activation_statistics(streamed, [image])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = streamplan.activation_statistics(streamed, [image])
+    for name, expected in exact.items():
+        torch.testing.assert_close(found[name].std.float(), expected.std.float(), rtol=0.05, atol=0.01, msg=name)
+
+
+def test_spellings_of_a_call() -> None:
+    x, weight = torch.randn(8, 6, 1).bfloat16(), torch.randn(4, 8, 3, 3).bfloat16()
+    expected = F.conv2d(x.float(), weight.float(), None, 1, 1, 1, 1).bfloat16()
+    with exact_slivers(CPU, {"weight": weight}):
+        assert torch.equal(F.conv2d(x, weight, None, 1, 1, 1, 1), expected)  # without a batch
+        assert torch.equal(F.conv2d(input=x, weight=weight, padding="same"), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_autocast_decides_the_dtype(dtype: torch.dtype) -> None:
+    """It leaves float64 alone, and its own dtype counts for the others."""
+    x, weight = torch.randn(1, 8, 6, 1, dtype=dtype), torch.randn(4, 8, 3, 3, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16), exact_slivers(CPU, {"weight": weight}):
+        assert F.conv2d(x, weight, padding=1).dtype is (dtype if dtype is torch.float64 else torch.bfloat16)
+    narrow = weight.bfloat16()
+    with torch.autocast("cpu", torch.float16), exact_slivers(CPU, {"weight": narrow}):
+        assert F.conv2d(x.bfloat16(), narrow, padding=1).dtype is torch.float16
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_other_dtypes_run_as_they_are(dtype: torch.dtype) -> None:
     assert not isinstance(exact_slivers(CPU, {"weight": torch.ones(1, dtype=dtype)}), TorchFunctionMode)

@@ -92,7 +92,9 @@ def _remedy_of_number(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """What to do about another number of tensors: arrays are none."""
     leaves = pytree.tree_leaves((tuple(args), dict(kwargs)))
     arrays = [
-        x for x in leaves if not isinstance(x, torch.Tensor | Source) and hasattr(x, "shape") and hasattr(x, "dtype")
+        x
+        for x in leaves
+        if not isinstance(x, torch.Tensor | Source) and getattr(x, "shape", None) and hasattr(x, "dtype")
     ]
     if not arrays:
         return _CALL
@@ -151,9 +153,10 @@ def in_modes(model: nn.Module, modes: Mapping[str, bool]) -> Iterator[None]:
 
     Args:
         model: The model.
-        modes: Whether a module is to be in training mode, by path.
+        modes: Whether a module is to be in training mode, by path; others may be gone.
     """
-    modules = [(model.get_submodule(path), is_training) for path, is_training in modes.items()]
+    named = dict(model.named_modules(remove_duplicate=False))
+    modules = [(named[path], is_training) for path, is_training in modes.items() if path in named]
     changed = [(module, is_training) for module, is_training in modules if module.training != is_training]
     for module, is_training in changed:
         module.training = is_training

@@ -65,22 +65,22 @@ class KnownResult(NamedTuple):
     """Floating-point operations."""
 
     @classmethod
-    def of(cls, first: torch.Tensor, form: Form, out: Any, flops: int) -> KnownResult | None:
+    def of(cls, args: tuple[Any, ...], form: Form, out: Any, flops: int) -> KnownResult | None:
         """Of a call; None if its result cannot be made from this.
 
         Args:
-            first: Its first operand.
-            form: Form of that before the call.
+            args: Its arguments.
+            form: Form of the first one before the call.
             out: Its result.
             flops: Floating-point operations.
         """
-        if out is first:
+        if out is args[0]:
             return cls(None, flops) if Form.of(out) == form else None
-        if isinstance(out, torch.Tensor):
-            return cls(Form.of(out), flops)
-        if isinstance(out, tuple) and all(x is None or isinstance(x, torch.Tensor) for x in out):
-            return cls(tuple(None if x is None else Form.of(x) for x in out), flops)
-        return None
+        made = out if isinstance(out, tuple) else (out,)
+        if not all(x is None or isinstance(x, torch.Tensor) for x in made) or _shares_memory(made, args):
+            return None
+        forms = tuple(None if x is None else Form.of(x) for x in made)
+        return cls(forms if isinstance(out, tuple) else forms[0], flops)
 
     def again(self, first: torch.Tensor) -> Any:
         """The result of another such call, of its first operand."""
@@ -118,7 +118,7 @@ class KnownResults:
         if known is not None:
             return known.again(args[0]), known.flops
         out, flops = call(func, args, kwargs)
-        known = KnownResult.of(args[0], key[1][0], out, flops)
+        known = KnownResult.of(args, key[1][0], out, flops)
         if known is not None:
             self._results[key] = known
         return out, flops
@@ -153,6 +153,12 @@ def batch_norm_result(func: Any, args: tuple[Any, ...]) -> Any:
 def _like(x: torch.Tensor) -> torch.Tensor:
     """A tensor like one without data: what `torch.empty_like` gives, at a thirtieth of its time."""
     return x.clone()
+
+
+def _shares_memory(made: tuple[torch.Tensor | None, ...], args: tuple[Any, ...]) -> bool:
+    """Whether a result is a view of an operand; `_unsafe_view` does not say so."""
+    storages = {x.untyped_storage()._cdata for x in args if isinstance(x, torch.Tensor)}
+    return any(x is not None and x.untyped_storage()._cdata in storages for x in made)
 
 
 def _promotes(value: Any, first: torch.Tensor) -> bool:

@@ -174,10 +174,16 @@ class Source:
 
 
 def _check_writable(array: Any, what: str) -> None:
-    is_writable = getattr(getattr(array, "flags", None), "writeable", True) and not getattr(array, "read_only", False)
-    if not is_writable or not hasattr(array, "__setitem__"):
+    is_writable = getattr(getattr(array, "flags", None), "writeable", True)
+    if not is_writable or getattr(array, "read_only", False) is True:
         raise SourceError(
             f"{what} cannot be written", why="it is read-only", do='open it for reading and writing, as mode="r+" does'
+        )
+    if not hasattr(array, "__setitem__"):
+        raise SourceError(
+            f"{what} cannot be written",
+            why=f"an object of type {type(array).__name__} has no __setitem__",
+            do="pass a numpy array or memmap, a zarr array, or a tensor",
         )
 
 

@@ -192,7 +192,10 @@ class Search:
         for point in self.front:
             if least_bytes(point) <= num_bytes and self.project(point.candidate, num_bytes) is not None:
                 return point
-        raise _infeasible(num_bytes, source, self._smallest(self.front), self.reference.cuts[-1])
+        smallest = self._smallest(self.front)
+        if smallest is not None and smallest[1].peak_bytes <= num_bytes:  # its estimate was far too large
+            return smallest[0]
+        raise _infeasible(num_bytes, source, smallest, self.reference.cuts[-1])
 
     def _smallest(self, points: Sequence[FrontPoint]) -> tuple[FrontPoint, MemoryProjection] | None:
         """The one with the least exact projection; of equals the fastest."""

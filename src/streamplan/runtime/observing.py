@@ -17,7 +17,7 @@ from streamplan.runtime.joining import Copy
 from streamplan.runtime.passes import forward_pass
 from streamplan.runtime.progress import Progress
 from streamplan.runtime.runners import TileRunner
-from streamplan.runtime.running import Index, Received, TileRun
+from streamplan.runtime.running import Index, Received, TileRun, compute_blocks
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.tile import Tile
 from streamplan.runtime.weights import TileWeights
@@ -53,7 +53,9 @@ class _ObservingRunner(TileRunner):
         tile = ObservedTile(self.segment, index, received, read[0].device, copy)
         tile.observer = self._observer
         regions = [self.segment.ordered(x).detach() for x in read]
-        return TileRun(index, tile, received, regions, self.segment.tile(tile, self.weights.tensors, *regions))
+        return TileRun(
+            index, tile, received, regions, compute_blocks(self.segment, tile, self.weights.tensors, regions)
+        )
 
 
 def observe_segment(

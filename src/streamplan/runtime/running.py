@@ -60,5 +60,20 @@ def run_tile(
     for name, x in zip(segment.part.input_maps, read, strict=True):
         region = segment.ordered(x).detach()
         regions.append(region.requires_grad_() if wanted is not None and name in wanted else region)
-    with torch.set_grad_enabled(wanted is not None), exact_slivers(device, smalls):
-        return TileRun(index, tile, received, regions, segment.tile(tile, smalls, *regions))
+    with torch.set_grad_enabled(wanted is not None):
+        return TileRun(index, tile, received, regions, compute_blocks(segment, tile, smalls, regions))
+
+
+def compute_blocks(
+    segment: Segment, tile: Tile, smalls: Mapping[str, Tensor], regions: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Run the program of a tile.
+
+    Args:
+        segment: The segment.
+        tile: The tile.
+        smalls: Small tensors by name.
+        regions: Its regions of the input maps, in the memory order of the tiles.
+    """
+    with exact_slivers(regions[0].device, smalls):
+        return segment.tile(tile, smalls, *regions)

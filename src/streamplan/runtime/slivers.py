@@ -18,8 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 _TRANSPOSED = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 _CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d, *_TRANSPOSED})
-_DILATION = 5
-"""Position of that argument, of those that are not transposed."""
 
 
 def exact_slivers(device: torch.device, smalls: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
@@ -49,21 +47,25 @@ class _WideSlivers(TorchFunctionMode):
 
 def _is_sliver(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a convolution computes in bfloat16 what torch gets wrong."""
-    x, weight = args[:2]
-    if not torch.is_autocast_enabled("cpu") and x.dtype is not torch.bfloat16:
+    x, weight = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["weight"]
+    if _computed_dtype(x) is not torch.bfloat16:
         return False
-    extents = x.shape[2:]
-    if (
-        1 in extents
-        or 1 in func(*map(_shaped, args), **{name: _shaped(value) for name, value in kwargs.items()}).shape[2:]
-    ):
+    num_axes = weight.dim() - 2
+    read = x.shape[-num_axes:]
+    made = func(*map(_shaped, args), **{name: _shaped(value) for name, value in kwargs.items()}).shape[-num_axes:]
+    if 1 in read or 1 in made:
         return True
-    if func in _TRANSPOSED:
-        return False
-    dilation = kwargs.get("dilation", args[_DILATION] if len(args) > _DILATION else 1)
-    dilations = (dilation,) * len(extents) if isinstance(dilation, int) else dilation
-    triples = zip(extents, weight.shape[2:], dilations, strict=True)
-    return any(extent <= (kernel - 1) * step for extent, kernel, step in triples)
+    position = 7 if func in _TRANSPOSED else 5
+    dilation = kwargs.get("dilation", args[position] if len(args) > position else 1)
+    dilations = (dilation,) * num_axes if isinstance(dilation, int) else dilation
+    windows = zip(made if func in _TRANSPOSED else read, weight.shape[2:], dilations, strict=True)
+    return any(extent <= (kernel - 1) * step for extent, kernel, step in windows)
+
+
+def _computed_dtype(x: Tensor) -> torch.dtype:
+    """What torch computes a convolution of a map in; autocast leaves double precision alone."""
+    is_cast = torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype is not torch.float64
+    return torch.get_autocast_dtype("cpu") if is_cast else x.dtype
 
 
 def _shaped(argument: Any) -> Any:
