@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import streamplan
 from streamplan import StreamedModule
@@ -39,6 +41,44 @@ def assert_near(actual: Tensor | None, expected: Tensor | None, what: str, rtol:
     error = float((actual - expected).detach().abs().max())
     if not error <= rtol * scale:  # NaN is an error too
         raise AssertionError(f"{what}: error {error:.3g} at scale {scale:.3g}, allowed {rtol:g} of it")
+
+
+class TrueBatchNorm(TorchFunctionMode):
+    """Batch norms by given statistics, written out for maps with an extent of 1.
+
+    On the CPU torch's own backward is wrong where the memory order of such a map is ambiguous and its gradient comes in
+    another order; finite differences tell.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm and 1 in args[0].shape[2:]:
+            return _written_out(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _written_out(  # as `F.batch_norm` names and orders its arguments
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    assert not training
+    shape = (-1, *(1,) * (input.dim() - 2))
+    normed = (input - running_mean.view(shape)) / (running_var.view(shape) + eps).sqrt()
+    scaled = normed if weight is None else normed * weight.view(shape)
+    return scaled if bias is None else scaled + bias.view(shape)
+
+
+def run_plain(model: nn.Module, inputs: Sequence[Tensor], seed: int = 7) -> dict[str, Tensor | None]:
+    """What `run` gives of the plain net, where torch is right and where it is not."""
+    with TrueBatchNorm():
+        return run(model, model, inputs, seed)
 
 
 def run(net: nn.Module, model: nn.Module, inputs: Sequence[Tensor], seed: int = 7) -> dict[str, Tensor | None]:
