@@ -12,20 +12,30 @@ def _profiled() -> profile:
     return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
 
 
-def test_what_was_there_before_does_not_count() -> None:
-    """A tensor whose address an earlier profile has seen is told of when it goes, and is left out."""
+def _let_tensors_go() -> tuple[int, list[int], int]:
+    """Make a tensor while others go, some where a profile has seen others: events told, changes, its bytes."""
     with _profiled():
         seen = [torch.empty(256) for _ in range(50)]
-    addresses = {x.data_ptr() for x in seen}
     del seen
     before = [torch.empty(64) for _ in range(200)] + [torch.empty(256) for _ in range(200)]
-    assert addresses & {x.data_ptr() for x in before}
     with _profiled() as profiler:
         after = torch.empty(100)
         before.clear()
     told = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    assert len(told) > 1
-    assert [change.num_bytes for change in changes(profiler)] == [after.nbytes]
+    return len(told), [change.num_bytes for change in changes(profiler)], after.nbytes
+
+
+def test_what_was_there_before_does_not_count() -> None:
+    """A tensor whose address an earlier profile has seen is told of when it goes, and is left out.
+
+    Whether an address is used again is up to the C library: it is tried until one was.
+    """
+    for _ in range(100):
+        num_told, found, num_bytes = _let_tensors_go()
+        assert found == [num_bytes]
+        if num_told > 1:
+            return
+    raise AssertionError("no tensor that went was told of")
 
 
 def test_peak() -> None:
