@@ -76,7 +76,7 @@ def _written_out(  # as `F.batch_norm` names and orders its arguments
 
 
 def run_plain(model: nn.Module, inputs: Sequence[Tensor], seed: int = 7) -> dict[str, Tensor | None]:
-    """What `run` gives of the plain net, where torch is right and where it is not."""
+    """What `run` gives of the plain net, with `TrueBatchNorm` in the place of torch's."""
     with TrueBatchNorm():
         return run(model, model, inputs, seed)
 

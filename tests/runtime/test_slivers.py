@@ -1,4 +1,4 @@
-"""Tiles one position wide under bfloat16 on the CPU, where oneDNN's kernels for AMX are wrong.
+"""Narrow tiles under bfloat16 on the CPU, where oneDNN's kernels for AMX are wrong.
 
 On a processor without AMX torch is right by itself, and only the tests of how slivers are computed can fail.
 """

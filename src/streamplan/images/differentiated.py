@@ -9,7 +9,7 @@ from torch import Tensor
 
 from streamplan.errors import SourceError
 from streamplan.images.layout import Slices
-from streamplan.images.source import Source, in_net_order
+from streamplan.images.source import Source, check_holds_gradient, in_net_order
 
 
 class DifferentiatedSource(Source):
@@ -63,12 +63,7 @@ def gradient_target(out: Any, image: Tensor | Source) -> Source:
             why=f"the image has {shape}, and a gradient has the shape of its image",
             do="make an array of that shape",
         )
-    if not target.dtype.is_floating_point:
-        raise SourceError(
-            f"out holds {str(target.dtype).removeprefix('torch.')}",
-            why="a gradient is made of fractions, which would be lost",
-            do="make an array of floating-point numbers",
-        )
+    check_holds_gradient(target.dtype, "out")
     target.check_writable("out")
     try:
         target.fill(0.0)

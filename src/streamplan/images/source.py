@@ -163,14 +163,26 @@ class Source:
                 why="only floating-point numbers are differentiated",
                 do="convert the array, or leave the gradient out",
             )
-        dtype = _torch_dtype(gradient.dtype)
-        if not dtype.is_floating_point:
-            raise SourceError(
-                f"the gradient's array holds {_name(dtype)}",
-                why="a gradient is made of fractions, which would be lost",
-                do="make an array of floating-point numbers, filled with zeros",
-            )
+        check_holds_gradient(_torch_dtype(gradient.dtype), "the gradient's array")
         _check_writable(gradient, "the gradient's array")
+
+
+def check_holds_gradient(dtype: torch.dtype, what: str) -> None:
+    """Raise if an array of a dtype would lose what a gradient is made of.
+
+    Args:
+        dtype: Of the array.
+        what: The array, for the message.
+
+    Raises:
+        SourceError: It would.
+    """
+    if not dtype.is_floating_point:
+        raise SourceError(
+            f"{what} holds {_name(dtype)}",
+            why="a gradient is made of fractions, which would be lost",
+            do="make an array of floating-point numbers",
+        )
 
 
 def _check_writable(array: Any, what: str) -> None:
