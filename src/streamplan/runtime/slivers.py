@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -47,19 +48,26 @@ class _WideSlivers(TorchFunctionMode):
 
 def _is_sliver(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a convolution computes in bfloat16 what torch gets wrong."""
-    x, weight = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["weight"]
+    x = args[0] if args else kwargs["input"]
     if _computed_dtype(x) is not torch.bfloat16:
         return False
-    num_axes = weight.dim() - 2
-    read = x.shape[-num_axes:]
-    made = func(*map(_shaped, args), **{name: _shaped(value) for name, value in kwargs.items()}).shape[-num_axes:]
+    return _is_narrow(func, tuple(map(_shape, args)), tuple((name, _shape(value)) for name, value in kwargs.items()))
+
+
+@lru_cache(maxsize=4096)
+def _is_narrow(func: Any, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether the maps of a convolution are too narrow for torch; its tensors are given by their shapes."""
+    named = dict(kwargs)
+    shape, kernel = args[0] if args else named["input"], (args[1] if len(args) > 1 else named["weight"])[2:]
+    out = func(*map(_shaped, args), **{name: _shaped(value) for name, value in kwargs})
+    read, made = shape[-len(kernel) :], out.shape[-len(kernel) :]
     if 1 in read or 1 in made:
         return True
     position = 7 if func in _TRANSPOSED else 5
-    dilation = kwargs.get("dilation", args[position] if len(args) > position else 1)
-    dilations = (dilation,) * num_axes if isinstance(dilation, int) else dilation
-    windows = zip(made if func in _TRANSPOSED else read, weight.shape[2:], dilations, strict=True)
-    return any(extent <= (kernel - 1) * step for extent, kernel, step in windows)
+    dilation = named.get("dilation", args[position] if len(args) > position else 1)
+    dilations = (dilation,) * len(kernel) if isinstance(dilation, int) else dilation
+    windows = zip(made if func in _TRANSPOSED else read, kernel, dilations, strict=True)
+    return any(extent <= (size - 1) * step for extent, size, step in windows)
 
 
 def _computed_dtype(x: Tensor) -> torch.dtype:
@@ -68,9 +76,16 @@ def _computed_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if is_cast else x.dtype
 
 
+def _shape(argument: Any) -> Any:
+    """The shape of a tensor; a constant as one that can be looked up."""
+    if isinstance(argument, Tensor):
+        return argument.shape
+    return tuple(argument) if isinstance(argument, list) else argument
+
+
 def _shaped(argument: Any) -> Any:
     """A tensor of that shape without data, to see what shape comes of it."""
-    return torch.empty(argument.shape, device="meta") if isinstance(argument, Tensor) else argument
+    return torch.empty(argument, device="meta") if isinstance(argument, torch.Size) else argument
 
 
 def _widened(argument: Any) -> Any:
