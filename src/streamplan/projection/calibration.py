@@ -1,15 +1,19 @@
 """What was measured on a device, kept in a file: work space of operations, and how fast it computes.
 
 There is a file for each device, torch version and number of threads, in `$STREAMPLAN_CACHE`, `$XDG_CACHE_HOME` or
-`~/.cache`. Without one, work space is guessed and times are ratios of FLOPs.
+`~/.cache`. Without one, work space is guessed and times are ratios of FLOPs. A file that is none of ours is measured
+anew and replaced; where nothing can be written, the process remembers, and says so once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
+import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,33 +90,89 @@ def _cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+Measurements = tuple[dict[str, int], dict[str, float]]
+"""Work space and speeds."""
+_UNWRITTEN: dict[Path, Measurements] = {}
+"""What this process measured and could not write, by the file it belongs in."""
+
+
 def cache_path(device: torch.device) -> Path:
     """The file of a device."""
-    base = os.environ.get("STREAMPLAN_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("STREAMPLAN_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(_home() / ".cache")
     digest = hashlib.sha256(f"{device_name(device)}, torch {torch.__version__}".encode()).hexdigest()[:16]
     return Path(base) / "streamplan" / f"calibration-{digest}.json"
 
 
-def load_calibration(device: torch.device, *, is_measuring: bool = False) -> Calibration:
-    """What is known of a device; nothing where it was never measured, or its file cannot be read."""
+def _home() -> Path:
     try:
-        data: Mapping[str, Any] = json.loads(cache_path(device).read_text(encoding="utf-8"))
-        work_space = {str(key): int(value) for key, value in data["work_space"].items()}
-        speeds = {str(key): float(value) for key, value in data["speeds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Calibration(device, is_measuring=is_measuring)
-    return Calibration(device, work_space, speeds, is_measuring)
+        return Path.home()
+    except RuntimeError:  # a user that the system has no entry of, as in containers
+        return Path("/nonexistent")
+
+
+def load_calibration(device: torch.device, *, is_measuring: bool = False) -> Calibration:
+    """What is known of a device; nothing where it was never measured, or its file is none of ours."""
+    return Calibration(device, *_known(cache_path(device)), is_measuring)
 
 
 def save_calibration(calibration: Calibration) -> None:
-    """Keep what was measured; of two processes that do so at the same time, one wins."""
+    """Keep what was measured, beside what other processes have written since it was read.
+
+    Where it cannot be written, a warning names the file, once, and this process remembers.
+    """
     path = cache_path(calibration.device)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    work_space, speeds = _known(path)
+    work_space |= calibration.work_space
+    speeds |= calibration.speeds
     data = {
         "device": f"{device_name(calibration.device)}, torch {torch.__version__}",
-        "work_space": dict(sorted(calibration.work_space.items())),
-        "speeds": dict(sorted(calibration.speeds.items())),
+        "work_space": dict(sorted(work_space.items())),
+        "speeds": dict(sorted(speeds.items())),
     }
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=0), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        _replace(path, json.dumps(data, indent=0))
+    except OSError as error:
+        is_first = path not in _UNWRITTEN
+        _UNWRITTEN[path] = work_space, speeds
+        if is_first:
+            warnings.warn(
+                f"what was measured cannot be kept in {path} ({error.strerror or error}): it is known until this "
+                "process ends; set STREAMPLAN_CACHE to a folder that can be written",
+                stacklevel=2,
+            )
+    else:
+        _UNWRITTEN.pop(path, None)
+
+
+def _known(path: Path) -> Measurements:
+    """What a file holds, and what this process could not write into it."""
+    work_space, speeds = _read(path)
+    more_work_space, more_speeds = _UNWRITTEN.get(path, ({}, {}))
+    return work_space | more_work_space, speeds | more_speeds
+
+
+def _read(path: Path) -> Measurements:
+    try:
+        if not path.is_file():  # reading a pipe would wait for a writer
+            return {}, {}
+        data = json.loads(path.read_text(encoding="utf-8"))
+        work_space = {str(key): int(value) for key, value in data["work_space"].items()}
+        speeds = {str(key): float(value) for key, value in data["speeds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}, {}
+    is_sound = all(value >= 0 for value in work_space.values()) and all(
+        0 < value < math.inf for value in speeds.values()
+    )
+    return (work_space, speeds) if is_sound else ({}, {})
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, whoever else writes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
