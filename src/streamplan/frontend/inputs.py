@@ -8,6 +8,7 @@ it is, and an argument that is not given keeps its default, so `mask=None` stays
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from streamplan.errors import TracingError
 from streamplan.frontend.aten_stream import label
+from streamplan.frontend.containers import mapped
 from streamplan.ir import TensorSpec
 
 
@@ -57,21 +59,17 @@ class ExampleInputs:
             Positional and keyword arguments.
         """
         bound = self._signature.bind(*self._args, **self._kwargs)
+
+        def build(path: str, value: Any) -> Any:
+            if not isinstance(value, TensorSpec | torch.Tensor):
+                return value
+            fake = torch.empty(tuple(value.shape), dtype=value.dtype, device=self._device)
+            label(fake, f"input {path}")
+            return wrap(re.sub(r"\W+", "_", path).strip("_"), fake)
+
         for name, value in bound.arguments.items():
             if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {key: self._build(key, item, wrap) for key, item in value.items()}
+                bound.arguments[name] = {key: mapped(build, item, key) for key, item in value.items()}
             else:
-                bound.arguments[name] = self._build(name, value, wrap)
+                bound.arguments[name] = mapped(build, value, name)
         return bound.args, bound.kwargs
-
-    def _build(self, name: str, value: Any, wrap: Callable[[str, torch.Tensor], Any]) -> Any:
-        if isinstance(value, TensorSpec | torch.Tensor):
-            fake = torch.empty(tuple(value.shape), dtype=value.dtype, device=self._device)
-            label(fake, f"input {name}")
-            return wrap(name, fake)
-        if isinstance(value, dict):
-            return {key: self._build(f"{name}_{key}", item, wrap) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            items = [self._build(f"{name}_{index}", item, wrap) for index, item in enumerate(value)]
-            return items if isinstance(value, list) else tuple(items)
-        return value

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from streamplan.errors import InputSizeError, OptionError
+from streamplan.frontend.containers import leaves, mapped
 from streamplan.images import Source
 from streamplan.ir import TensorSpec
+from streamplan.planning.content import content_key
 
 _CONSTANTS = (bool, int, float, str, type(None))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CallArguments:
-    """Arguments of `forward`, with a `TensorSpec` in the place of every tensor."""
+    """Arguments of `forward`, with a `TensorSpec` in the place of every tensor.
+
+    Two are equal if no model can tell them apart: containers of the same classes with the same keys in the same order,
+    tensors of the same shapes and dtypes, and everything else of the same type and content.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    key: Hashable = field(init=False, repr=False)
+    """What equal arguments, and they alone, have in common; as they were when this was made."""
+
+    def __post_init__(self) -> None:
+        """Take down the content of the arguments, which may change.
+
+        Raises:
+            InputMismatchError: A tensor is in an object that cannot be taken apart.
+        """
+        object.__setattr__(self, "key", content_key((self.args, dict(self.kwargs))))
+
+    def __eq__(self, other: object) -> bool:
+        return self.key == other.key if isinstance(other, CallArguments) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     def specs(self) -> Iterator[TensorSpec]:
         """All tensors, positional arguments first."""
-        yield from _specs(self.args)
-        yield from _specs(self.kwargs)
+        for _, value in leaves((self.args, dict(self.kwargs))):
+            if isinstance(value, TensorSpec):
+                yield value
 
     @property
     def image(self) -> TensorSpec:
@@ -46,16 +70,27 @@ class CallArguments:
 
     def with_float_dtype(self, dtype: torch.dtype) -> CallArguments:
         """The same call with floating-point tensors of another dtype."""
-        return CallArguments(_retyped(self.args, dtype), _retyped(dict(self.kwargs), dtype))
+        return self._with_specs(lambda x: TensorSpec(x.shape, dtype) if x.dtype.is_floating_point else x)
 
     def without_sizes(self) -> CallArguments:
         """The same call with tensors of their rank and dtype alone."""
-        return CallArguments(_sizeless(self.args), _sizeless(dict(self.kwargs)))
+        return self._with_specs(lambda x: TensorSpec((0,) * len(x.shape), x.dtype))
+
+    def _with_specs(self, change: Callable[[TensorSpec], TensorSpec]) -> CallArguments:
+        def changed(_: str, value: Any) -> Any:
+            return change(value) if isinstance(value, TensorSpec) else value
+
+        return CallArguments(mapped(changed, self.args), mapped(changed, dict(self.kwargs)))
 
     @classmethod
     def of_tensors(cls, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> CallArguments:
         """From real arguments."""
-        return cls(tuple(_spec(item) for item in args), {key: _spec(item) for key, item in (kwargs or {}).items()})
+
+        def specified(_: str, value: Any) -> Any:
+            is_tensor = isinstance(value, torch.Tensor | Source)
+            return TensorSpec(tuple(value.shape), value.dtype) if is_tensor else value
+
+        return cls(mapped(specified, tuple(args)), mapped(specified, dict(kwargs or {})))
 
     @classmethod
     def of_size(cls, input_size: Any, dtype: torch.dtype) -> CallArguments:
@@ -123,56 +158,19 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _specs(value: Any) -> Iterator[TensorSpec]:
-    if isinstance(value, TensorSpec):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _specs(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _specs(item)
-
-
-def _retyped(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, TensorSpec):
-        return TensorSpec(value.shape, dtype) if value.dtype.is_floating_point else value
-    if isinstance(value, dict):
-        return {key: _retyped(item, dtype) for key, item in value.items()}
-    return type(value)(_retyped(item, dtype) for item in value) if type(value) in (tuple, list) else value
-
-
-def _sizeless(value: Any) -> Any:
-    if isinstance(value, TensorSpec):
-        return TensorSpec((0,) * len(value.shape), value.dtype)
-    if isinstance(value, dict):
-        return {key: _sizeless(item) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(map(_sizeless, value))
-    return type(value), value  # 1, 1.0 and True are equal, and not the same to a model
-
-
-def _spec(value: Any) -> Any:
-    if isinstance(value, torch.Tensor | Source):
-        return TensorSpec(tuple(value.shape), value.dtype)
-    if isinstance(value, Mapping):
-        return {key: _spec(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_spec(item) for item in value) if type(value) in (tuple, list) else value
-    return value
-
-
 def _encode(value: Any) -> Any:
     if isinstance(value, TensorSpec):
         return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, dict):
+    if type(value) is dict and all(type(key) is str for key in value):
         return {"dict": {key: _encode(item) for key, item in value.items()}}
-    if isinstance(value, tuple | list):
+    if type(value) is dict and all(type(key) in _CONSTANTS for key in value):
+        return {"pairs": [[key, _encode(item)] for key, item in value.items()]}
+    if type(value) in (tuple, list):
         return {type(value).__name__: [_encode(item) for item in value]}
-    if not isinstance(value, _CONSTANTS):
+    if type(value) not in _CONSTANTS:
         raise OptionError(
             f"an example input of type {type(value).__name__} cannot be stored in a plan",
-            why="a plan is plain data: tensors, numbers, strings, None and containers of them",
+            why="a plan is plain data: tensors, numbers, strings, None, and tuples, lists and dicts of them",
             do="make the plan without it, or give it a default value in forward",
         )
     return value
@@ -185,5 +183,7 @@ def _decode(value: Any) -> Any:
         return TensorSpec(tuple(value["tensor"]), getattr(torch, value["dtype"]))
     if "dict" in value:
         return {key: _decode(item) for key, item in value["dict"].items()}
+    if "pairs" in value:
+        return {key: _decode(item) for key, item in value["pairs"]}
     items = [_decode(item) for item in value.get("tuple", value.get("list", ()))]
     return tuple(items) if "tuple" in value else items
