@@ -18,9 +18,10 @@ NUM_WORKERS ?= 2
 BENCH ?=
 PYTEST := $(VENV)/bin/python -m pytest
 STAMP := $(VENV)/.installed
+ZOO := $(VENV)/zoo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-gpu fuzz zoo bench bench-gpu doctest lint format docs clean
+.PHONY: help install zoo-install demo test test-fast test-gpu fuzz zoo bench bench-gpu doctest lint format docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -50,6 +51,13 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device; skipped where there is
 
 fuzz: $(STAMP)  ## 5,000 random nets with either halo policy; takes about 20 minutes on two cores
 	$(PYTEST) -n $(NUM_WORKERS) -m fuzz --hypothesis-profile=fuzz tests/test_fuzz.py tests/test_carried_halos.py
+
+zoo-install: $(ZOO)/.installed  ## install the public nets that tests stream into $(VENV)/zoo, if pip can
+
+$(ZOO)/.installed: tests/zoo/requirements.txt $(STAMP)
+	@if $(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --retries 1 --no-deps --upgrade --target $(ZOO) \
+		--requirement $<; then touch $@; else \
+		echo "zoo-install: pip cannot install the public nets, so the tests of tests/zoo/test_public_nets.py are skipped"; fi
 
 zoo: $(STAMP)  ## plan and verify every network of MONAI and write docs/zoo.md; takes some ten minutes
 	$(VENV)/bin/python -W ignore -m tests.zoo.run --write docs/zoo.md
