@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from streamplan.codegen import LoadedProgram, load_prepared
 from streamplan.errors import InputMismatchError, SourceError
+from streamplan.frontend.containers import leaves
 from streamplan.images import Source, target_for
 from streamplan.planning import Plan, PreparedPlan
 from streamplan.planning.memory import CallMemory
@@ -271,9 +272,8 @@ def build_executable(
 
 
 def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | Source]:
-    """All tensors and sources of a call, positional arguments first, in the order the trace names them."""
-    leaves = [*pytree.tree_leaves(tuple(args)), *pytree.tree_leaves(dict(kwargs))]
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor | Source)]
+    """All tensors and sources of a call, in the order the trace of such a call names them."""
+    return [x for _, x in leaves((tuple(args), dict(kwargs))) if isinstance(x, torch.Tensor | Source)]
 
 
 def _check_resident(name: str, value: Any, device: torch.device) -> None:

@@ -12,13 +12,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from streamplan.api.collection import paused_collection
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
@@ -28,6 +26,7 @@ from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
 from streamplan.api.traces import TraceCache
 from streamplan.errors import NothingRecordedError
+from streamplan.frontend.containers import mapped
 from streamplan.images import Source, target_for, whole_tensor
 from streamplan.options import Options
 from streamplan.planner import Question, Search
@@ -197,8 +196,8 @@ class StreamedModule(nn.Module):
 
     def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The plain model's result, from whole tensors."""
-        whole = partial(whole_tensor, device=self._device())
-        args, kwargs = pytree.tree_map_only(Source, whole, (args, kwargs))
+        device = self._device()
+        args, kwargs = mapped(lambda _, x: whole_tensor(x, device) if isinstance(x, Source) else x, (args, kwargs))
         result = self._model(*args, **kwargs)
         if out is None:
             return result

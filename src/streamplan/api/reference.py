@@ -16,7 +16,10 @@ from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import Executable, tensors_in_order
 from streamplan.api.guards import in_modes
+from streamplan.api.requests import bind_call
+from streamplan.errors import InputMismatchError
 from streamplan.images import Source, whole_tensor
+from streamplan.planning.arguments import CallArguments
 from streamplan.rules import Draw
 from streamplan.runtime.dropout import draw, drop, scale
 from streamplan.runtime.random_state import RandomState
@@ -93,7 +96,20 @@ class Reference:
         self._modes = modes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the plain model computes with the recorded random numbers."""
+        """What the plain model computes with the recorded random numbers.
+
+        Raises:
+            InputMismatchError: It is called with other arguments than the streamed one was, tensors' values apart.
+        """
+        args, kwargs = bind_call(self._model, args, kwargs)
+        planned = self._executable.plan.arguments
+        if CallArguments.of_tensors(args, kwargs) != planned:
+            raise InputMismatchError(
+                "the reference is called otherwise than the streamed module was",
+                why="random numbers are recorded for a call with the same arguments, and tensors of the same sizes: "
+                f"{planned}",
+                do="pass what the streamed module was called with last",
+            )
         norms = self._executable.streamed_batch_norms if self._executable.plan.batch_norm == "frozen" else ()
         modes = {**self._modes, **dict.fromkeys(norms, False)}
         with self._state.restored(), in_modes(self._model, modes):

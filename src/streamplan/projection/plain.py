@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from streamplan.frontend.containers import leaves, mapped
 from streamplan.ir import TensorSpec
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.projection import MemoryProjection, PhaseProjection, ProjectedItem
@@ -29,8 +30,8 @@ def project_plain(
         reserve: What operations take besides their tensors.
         optimizer_bytes: State that the optimiser keeps.
     """
-    args, kwargs = pytree.tree_map_only(TensorSpec, _empty, (arguments.args, dict(arguments.kwargs)))
-    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    args, kwargs = mapped(_empty, (arguments.args, dict(arguments.kwargs)))
+    inputs = [x for _, x in leaves((args, kwargs)) if isinstance(x, Tensor)]
     parameters, buffers = list(net.parameters()), list(net.buffers())
     for parameter in parameters:
         parameter.grad = None
@@ -55,8 +56,8 @@ def project_plain(
     return MemoryProjection(phases, 0)
 
 
-def _empty(spec: TensorSpec) -> Any:
-    return torch.empty(spec.shape, dtype=spec.dtype, device=META)
+def _empty(_: str, value: Any) -> Any:
+    return torch.empty(value.shape, dtype=value.dtype, device=META) if isinstance(value, TensorSpec) else value
 
 
 def _phase(name: str, operation: str, base: dict[str, int], above: int, work_space: int) -> PhaseProjection:
