@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal
 
+from streamplan.checks import check_choice, is_one_of, shown
 from streamplan.errors import OptionError
 
 BatchNormPolicy = Literal["error", "frozen", "resident"]
@@ -49,15 +53,18 @@ def resolve_passes(passes: Any) -> tuple[str, ...]:
     Raises:
         OptionError: A name is not known.
     """
-    names: Sequence[Any] = tuple(PASSES) if passes == "all" else (passes,) if isinstance(passes, str) else tuple(passes)
-    for name in names:
-        if name not in PASSES:
-            known = ", ".join(map(repr, PASSES))
-            raise OptionError(
-                f"passes={passes!r} is not known",
-                why=f"{name!r} is not a lowering pass",
-                do=f'pass "all" or a tuple of {known}',
-            )
+    if isinstance(passes, str):
+        names: Sequence[Any] = tuple(PASSES) if passes == "all" else (passes,)
+    else:
+        names = tuple(passes) if isinstance(passes, tuple | list | set | frozenset) else (passes,)
+    unknown = [name for name in names if not is_one_of(name, PASSES)]
+    if unknown:
+        known = ", ".join(map(repr, PASSES))
+        raise OptionError(
+            f"passes={shown(passes)} is not known",
+            why=f"{shown(unknown[0])} is not a lowering pass",
+            do=f'pass "all" or a tuple of {known}; () for none',
+        )
     return tuple(name for name in PASSES if name in names)
 
 
@@ -104,19 +111,19 @@ class Options:
         return self.tile_size is None or self.memory_budget is not None or self.max_slowdown is not None
 
     def __post_init__(self) -> None:
-        _check_choice("image", self.image, IMAGE_PLACEMENTS)
-        _check_choice("optimizer", self.optimizer, tuple(OPTIMIZER_STATES))
+        check_choice("image", self.image, IMAGE_PLACEMENTS)
+        check_choice("optimizer", self.optimizer, tuple(OPTIMIZER_STATES))
         _check_slowdown(self.max_slowdown)
-        _check_choice("halo", self.halo, HALO_POLICIES)
-        _check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
+        check_choice("halo", self.halo, HALO_POLICIES)
+        check_choice("batch_norm", self.batch_norm, BATCH_NORM_POLICIES)
         if self.carries is not None:
-            _check_choice("carries", self.carries, CARRY_PLACEMENTS)
+            check_choice("carries", self.carries, CARRY_PLACEMENTS)
         if self.keep_tiles is not None:
             _check_num_tiles("keep_tiles", self.keep_tiles)
         names: tuple[object, ...] = self.cut if isinstance(self.cut, tuple) else (self.cut,)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise OptionError(
-                f"cut={self.cut!r} is not a cut",
+                f"cut={shown(self.cut)} is not a cut",
                 why="a cut is named by modules or values of the net",
                 do='pass "latest", a module path, the name of a value, or a tuple of them',
             )
@@ -129,21 +136,18 @@ class Options:
         return (self.cut,) if isinstance(self.cut, str) else self.cut
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        known = ", ".join(repr(choice) for choice in choices)
-        raise OptionError(f"{name}={value!r} is not known", why=f"{name} is one of {known}", do=f"pass one of {known}")
-
-
-def _check_slowdown(value: object) -> None:
+def _check_slowdown(value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (is_number and value > 0):  # type: ignore[operator]
+    if value is not None and not (is_number and (0 < value < _MAX_NUMBER or value == math.inf)):
         raise OptionError(
-            f"max_slowdown={value!r} is not a factor",
+            f"max_slowdown={shown(value)} is not a factor",
             why="a step may take at most so many times the plain net's time",
             do="pass 1.25, say",
         )
 
+
+_MAX_NUMBER = 2**63
+"""Numbers from here on are a slip: of bytes or tiles no machine has so many."""
 
 _UNITS = MappingProxyType(
     {"": 1, "B": 1, **{f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")}}
@@ -162,21 +166,34 @@ def resolve_budget(budget: Any) -> int | None:
     """
     if budget is None:
         return None
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B?)", str(budget).strip())
-    if isinstance(budget, bool) or found is None or found[2] not in _UNITS or float(found[1]) <= 0:
+    num_bytes = _bytes_of(budget)
+    if num_bytes is None or not 0 < num_bytes < _MAX_NUMBER:
         raise OptionError(
-            f"memory_budget={budget!r} is not a number of bytes",
-            why=f"it is a positive number, with a unit or without: {', '.join(filter(None, _UNITS))}",
+            f"memory_budget={shown(budget)} is not a number of bytes",
+            why="it is a positive number less than 2 to the power of 63, with a unit or without: "
+            + ", ".join(filter(None, _UNITS)),
             do='pass "20GiB", "512MiB" or a number of bytes',
         )
-    number, unit = float(found[1]), int(_UNITS[found[2]])
-    return round(number * unit)
+    return num_bytes
+
+
+def _bytes_of(budget: Any) -> int | None:
+    """A number, or text with a unit, in bytes; None if it is neither."""
+    if isinstance(budget, bool):
+        return None
+    if isinstance(budget, Real):
+        number: Any = budget
+        return round(number) if 0 < number < _MAX_NUMBER else None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B?)", budget.strip()) if isinstance(budget, str) else None
+    if found is None or found[2] not in _UNITS:
+        return None
+    return round(Decimal(found[1]) * _UNITS[found[2]])
 
 
 def _check_num_tiles(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_NUMBER:
         raise OptionError(
-            f"{name}={value!r} is not a number of tiles",
+            f"{name}={shown(value)} is not a number of tiles",
             why="so many tiles, the last ones, keep what autograd saves and are not computed again",
             do="pass an integer from 0 on; 1 is the default, and each more costs the activations of a tile",
         )

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from streamplan.api.batches import check_streamed
 from streamplan.api.module import StreamedModule
+from streamplan.checks import check_instance
 
 __all__ = ["reference"]
 
@@ -29,4 +31,7 @@ def reference(streamed: StreamedModule, model: nn.Module | None = None) -> Calla
     Raises:
         NothingRecordedError: `streamed` has not been called.
     """
-    return streamed._reference(model)
+    module = check_streamed(streamed)
+    if model is not None:
+        check_instance("model", model, nn.Module, "pass the plain model, or None for the one it shares")
+    return module._reference(model)

@@ -11,8 +11,9 @@ from torch import nn
 from streamplan.api.collection import paused_collection
 from streamplan.api.forecasting import complete, settle
 from streamplan.api.module import StreamedModule
-from streamplan.api.requests import check_model, cut_option, image_option, resolve_arguments
-from streamplan.errors import OptionError
+from streamplan.api.requests import check_model, check_plan, cut_option, image_option, resolve_arguments, resolve_device
+from streamplan.checks import check_flag, shown
+from streamplan.errors import OptionError, TileSizeError
 from streamplan.options import (
     BatchNormPolicy,
     CarryPlacement,
@@ -24,8 +25,7 @@ from streamplan.options import (
 )
 from streamplan.planner import Question, Search
 from streamplan.planning import Plan, trace_and_lower
-from streamplan.planning.arguments import as_integer
-from streamplan.planning.model import default_device
+from streamplan.planning.arguments import as_integer, is_integer
 from streamplan.projection import load_calibration
 
 
@@ -100,14 +100,17 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     multi-megapixel images", 2020.
     """
     model = check_model(model)
+    for name, value in (("calibrate", calibrate), ("cuda_graphs", cuda_graphs), ("progress", progress)):
+        check_flag(name, value)
     if plan is not None:
+        check_plan(plan)
         given = {"input_size": input_size, "tile_size": tile_size, "example_inputs": example_inputs, "dtype": dtype}
-        given |= {"cut": None if cut == "latest" else cut, "halo": None if halo == "auto" else halo}
-        given |= {"batch_norm": None if batch_norm == "error" else batch_norm}
+        given |= {"cut": _beside(cut, "latest"), "halo": _beside(halo, "auto")}
+        given |= {"batch_norm": _beside(batch_norm, "error")}
         given |= {"carries": carries, "keep_tiles": keep_tiles}
-        given |= {"passes": None if passes == "all" else passes}
+        given |= {"passes": _beside(passes, "all")}
         given |= {"memory_budget": memory_budget, "max_slowdown": max_slowdown}
-        given |= {"optimizer": None if optimizer == "sgd" else optimizer}
+        given |= {"optimizer": _beside(optimizer, "sgd")}
         beside = [name for name, value in given.items() if value is not None]
         if beside:
             raise OptionError(
@@ -120,7 +123,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             plan.arguments,
             plan.options,
             plan=plan,
-            device=_device(model, device),
+            device=resolve_device(model, device),
             progress=progress,
             cuda_graphs=cuda_graphs,
             calibrate=calibrate,
@@ -144,7 +147,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         model,
         arguments,
         options,
-        device=_device(model, device),
+        device=resolve_device(model, device),
         progress=progress,
         cuda_graphs=cuda_graphs,
         calibrate=calibrate,
@@ -218,9 +221,10 @@ def resolve_question(
         StreamPlanError: An argument is not what it should be, or the model cannot be traced.
     """
     model = check_model(model)
+    check_flag("calibrate", calibrate)
     resolved = resolve_options(tile_size, example_inputs, device, **options)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
-    chosen = _device(model, device)
+    chosen = resolve_device(model, device)
     calibration = load_calibration(chosen, is_measuring=calibrate)
     return Question(model, arguments, resolved, chosen, trace_and_lower(model, arguments, chosen), calibration)
 
@@ -233,6 +237,7 @@ def resolve_options(
     cut: Any = "latest",
     passes: Any = "all",
     memory_budget: int | str | None = None,
+    keep_tiles: Any = None,
     **options: Any,
 ) -> Options:
     """The options of `plan` and `compile`, checked.
@@ -241,29 +246,39 @@ def resolve_options(
         OptionError: One is not what it should be.
     """
     return Options(
-        _tile_size(tile_size),
+        resolve_tile_size(tile_size),
         cut_option(cut),
         passes=resolve_passes(passes),
         image=image_option(example_inputs, device),
         memory_budget=resolve_budget(memory_budget),
+        keep_tiles=as_integer(keep_tiles),
         **options,
     )
 
 
-def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    try:
-        chosen = default_device(model) if device is None else torch.device(device)
-    except RuntimeError as error:
-        raise OptionError(
-            f"device={device!r} is not a device",
-            why="torch does not know it",
-            do='pass "cpu", "cuda" or a torch.device',
-        ) from error
-    return torch.device("cpu") if chosen.type == "meta" else chosen
+def resolve_tile_size(tile_size: Any) -> int | tuple[int, ...] | None:
+    """A tile size as an integer, or as a tuple of them; numbers of other integer types, numpy's, are converted.
+
+    Raises:
+        TileSizeError: It consists of something else.
+    """
+    if tile_size is None:
+        return None
+    is_sequence = isinstance(tile_size, list | tuple)
+    sizes = tuple(map(as_integer, tile_size if is_sequence else (tile_size,)))
+    if not sizes or not all(is_integer(size) and 0 < size < _MAX_TILE for size in sizes):
+        raise TileSizeError(
+            f"tile_size={shown(tile_size)} is not a size",
+            why="a tile size is one positive integer, or one for each axis of the image, in input samples",
+            do="pass an integer, or a tuple of integers",
+        )
+    return sizes if is_sequence else cast(int, sizes[0])
 
 
-def _tile_size(tile_size: Any) -> int | tuple[int, ...] | None:
-    """A tile size as integers where it consists of such (numpy's included); anything else is refused in planning."""
-    if isinstance(tile_size, list | tuple):
-        return tuple(as_integer(item) for item in tile_size)
-    return None if tile_size is None else cast(int, as_integer(tile_size))
+def _beside(value: Any, default: str) -> Any:
+    """An option that was given; None if it is the default."""
+    return None if isinstance(value, str) and value == default else value
+
+
+_MAX_TILE = 2**63
+"""No tensor has an extent from here on."""

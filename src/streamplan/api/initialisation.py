@@ -13,6 +13,7 @@ from streamplan.api.batches import check_batches, check_streamed
 from streamplan.api.layer_outputs import LayerOutput
 from streamplan.api.layers import Layer, find_layers
 from streamplan.api.module import StreamedModule
+from streamplan.checks import check_flag, check_instance, shown
 from streamplan.errors import InitialisationError, OptionError
 from streamplan.report.initialisation import InitialisationReport, LayerInitialisation
 from streamplan.runtime import Moments
@@ -73,6 +74,9 @@ def lsuv_(
     module = check_streamed(streamed)
     check_batches(batches, is_repeated=True)
     _check_options(tol, max_iter)
+    check_flag("orthogonal", orthogonal)
+    if generator is not None:
+        check_instance("generator", generator, torch.Generator, "pass torch.Generator(), or None for torch's own")
     layers = find_layers(module._model, module._planned_executable())
     with torch.no_grad(), _undone_on_failure(module, layers):
         if orthogonal:
@@ -142,11 +146,15 @@ def _named(channels: tuple[int, ...]) -> str:
 
 
 def _check_options(tol: Any, max_iter: Any) -> None:
-    if isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0:
-        raise OptionError(f"tol={tol!r} is not a tolerance", why="a variance may be so far from 1", do="pass 0.01, say")
+    if isinstance(tol, bool) or not isinstance(tol, int | float) or not 0 < tol < 1:
+        raise OptionError(
+            f"tol={shown(tol)} is not a tolerance",
+            why="a variance may be so far from 1; it is greater than 0 and less than 1",
+            do="pass 0.01, say",
+        )
     if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
         raise OptionError(
-            f"max_iter={max_iter!r} is not a number of times",
+            f"max_iter={shown(max_iter)} is not a number of times",
             why="the weights of a layer are scaled so often at most",
             do="pass an integer from 1 on; 10 is the default",
         )

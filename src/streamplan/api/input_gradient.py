@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from streamplan.api.module import StreamedModule
-from streamplan.api.requests import bind_call
+from streamplan.api.requests import bind_call, check_tensors
+from streamplan.checks import shown
 from streamplan.errors import InputMismatchError, ModelTypeError, TargetError
 from streamplan.images import DifferentiatedSource, Source, gradient_target, in_net_order
 from streamplan.planning.arguments import as_integer, is_integer
@@ -146,6 +147,8 @@ def _check(streamed: object, image: object) -> None:
             why="the gradient is computed by the tiles of a StreamedModule",
             do="pass what streamplan.compile(model, input_size) returned; of a plain net, use torch.autograd.grad",
         )
+    if isinstance(image, Tensor):
+        check_tensors(image)
     if not isinstance(image, Tensor | Source):
         raise InputMismatchError(
             f"an object of type {type(image).__name__} is not an image",
@@ -155,19 +158,20 @@ def _check(streamed: object, image: object) -> None:
     streamed._check_call(*bind_call(streamed._model, (image,), {}))
 
 
-def _classes(target: object, batch: int) -> list[int]:
+def _classes(target: Any, batch: int) -> list[int]:
     """One class for each image of a batch.
 
     Raises:
         TargetError: They are not integers, or not as many as images.
     """
-    given = target.tolist() if hasattr(target, "tolist") else target
+    is_array = hasattr(target, "tolist") and not (isinstance(target, Tensor) and _has_no_list(target))
+    given = target.tolist() if is_array else target
     classes: list[Any] = (
         [as_integer(index) for index in given] if isinstance(given, list | tuple) else [as_integer(given)] * batch
     )
     if not all(is_integer(index) for index in classes):
         raise TargetError(
-            f"target={target!r} names no class",
+            f"target={shown(target)} names no class",
             why="a class is an integer",
             do="pass a class, one class for each image of the batch, or a function from the output to a scalar",
         )
@@ -178,6 +182,11 @@ def _classes(target: object, batch: int) -> list[int]:
             do="pass one class for each image, or one number for all",
         )
     return classes
+
+
+def _has_no_list(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor cannot be listed: it is on the meta device, nested or sparse."""
+    return tensor.is_meta or tensor.is_nested or tensor.layout is not torch.strided
 
 
 def _name(streamed: StreamedModule) -> str:
@@ -191,9 +200,9 @@ def _check_value(value: Any, where: str) -> None:
     Raises:
         TargetError: It is not a scalar, or does not depend on the image.
     """
-    is_number = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
-    if not is_number:
-        kind = f"tensor of {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+    is_array = isinstance(value, Tensor) and not _has_no_list(value)
+    if not (is_array and value.numel() == 1 and value.is_floating_point()):
+        kind = f"tensor of {tuple(value.shape)}, {value.dtype}" if is_array else type(value).__name__
         raise TargetError(
             "what target returned is not one number",
             why=f"it is a {kind}; a gradient is that of a scalar",

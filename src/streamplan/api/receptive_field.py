@@ -9,12 +9,13 @@ from torch import nn
 
 from streamplan.analysis.regions import StreamedPart
 from streamplan.analysis.regions import receptive_field as plain_receptive_field
-from streamplan.api.requests import check_model, resolve_arguments
+from streamplan.api.compile import resolve_tile_size
+from streamplan.api.requests import check_model, cut_option, resolve_arguments, resolve_device
 from streamplan.api.streamed_fields import StreamedFields
-from streamplan.errors import OptionError, RuleError, TileSizeError
+from streamplan.checks import check_choice
+from streamplan.errors import RuleError, TileSizeError
 from streamplan.options import BatchNormPolicy, Options
 from streamplan.planning import trace_and_lower
-from streamplan.planning.model import default_device
 from streamplan.report.receptive_field import Method, ReceptiveFieldReport
 
 _METHODS = ("analytic", "probe", "both")
@@ -68,15 +69,13 @@ def receptive_field(  # noqa: PLR0913 - every option is a keyword
     Source: Pinckaers, van Ginneken and Litjens, "Streaming convolutional neural networks for end-to-end learning with
     multi-megapixel images", 2020, on computing the tile overlap.
     """
-    if method not in _METHODS:
-        known = ", ".join(map(repr, _METHODS))
-        raise OptionError(f"method={method!r} is not known", why=f"method is one of {known}", do=f"pass one of {known}")
+    check_choice("method", method, _METHODS)
     model = check_model(model)
-    options = Options(cut=cut, batch_norm=batch_norm)
+    options = Options(cut=cut_option(cut), batch_norm=batch_norm)
     arguments = resolve_arguments(model, input_size, example_inputs, dtype)
-    place = default_device(model) if device is None else torch.device(device)
+    place = resolve_device(model, device)
     with torch.inference_mode(False):
-        traced = trace_and_lower(model, arguments, torch.device("cpu") if place.type == "meta" else place)
+        traced = trace_and_lower(model, arguments, place)
         streamed = StreamedFields.of(traced.graph, options)
         missing = "" if method == "analytic" else streamed.without_count_form()
         if missing and method == "probe":
@@ -86,7 +85,7 @@ def receptive_field(  # noqa: PLR0913 - every option is a keyword
                 why="its rule reads windows and does not override count_axis",
                 do="method='analytic', or give the rule a count_axis",
             )
-        tile = _resolve_tile_size(tile_size, streamed.part)
+        tile = _fitting_tile_size(resolve_tile_size(tile_size), streamed.part)
         values = streamed.fields("analytic" if missing else method, tile)
     notes = [f"the rule of {missing} has no count form; nothing was probed"] if missing else []
     notes += _border_notes(streamed, tile)
@@ -112,7 +111,7 @@ def _border_notes(streamed: StreamedFields, tile: tuple[int, ...]) -> list[str]:
     return notes
 
 
-def _resolve_tile_size(tile_size: int | tuple[int, ...] | None, part: StreamedPart) -> tuple[int, ...]:
+def _fitting_tile_size(tile_size: int | tuple[int, ...] | None, part: StreamedPart) -> tuple[int, ...]:
     extents = part.extents[part.input_maps[0]]
     if tile_size is None:
         sizes = []
@@ -121,10 +120,10 @@ def _resolve_tile_size(tile_size: int | tuple[int, ...] | None, part: StreamedPa
             needed = 2 * (plain_receptive_field(part, axis) + stride)
             sizes.append(min(extent, max(-(-extent // _DEFAULT_DIVISOR), needed)))
         return tuple(sizes)
-    given = tuple(tile_size) if isinstance(tile_size, tuple | list) else (tile_size,) * len(extents)
-    if len(given) != len(extents) or any(type(size) is not int or size < 1 for size in given):
+    given = tile_size if isinstance(tile_size, tuple) else (tile_size,) * len(extents)
+    if len(given) != len(extents):
         raise TileSizeError(
-            f"tile_size={tile_size!r} does not fit an image with {len(extents)} axes",
+            f"tile_size={tile_size} does not fit an image with {len(extents)} axes",
             why=f"a tile size is one positive integer, or one for each of the {len(extents)} axes, in input samples",
             do=f"pass an integer or {len(extents)} integers",
         )

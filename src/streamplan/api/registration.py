@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamplan.checks import check_flag, shown
 from streamplan.errors import RuleConflictError, RuleTargetError
 from streamplan.frontend.lower import function_name
 from streamplan.frontend.module_spellings import MODULES
@@ -47,9 +48,10 @@ def register_rule(target: Any, rule: Rule, *, override: bool = False) -> None:
         RuleConflictError: `target` has a rule already, or is known not to be local.
     """
     key = _key_of(target)
+    check_flag("override", override)
     if not isinstance(rule, Rule):
         raise RuleTargetError(
-            f"{_name_of(rule) if callable(rule) else repr(rule)} is not a rule",
+            f"{_name_of(rule) if callable(rule) else shown(rule)} is not a rule",
             where=f"the rule of {_name_of(target)}",
             why=f"a rule is an instance of streamplan.rules.Rule, and this is of type {type(rule).__name__}",
             do="pass LocalRule.pointwise(run) or LocalRule.windowed(run, kernel=...)",
@@ -219,7 +221,7 @@ def _name_of(target: Callable[..., Any]) -> str:
         return f"a {type(target).__name__} module"
     name = getattr(target, "__qualname__", None)
     if name is None:
-        return repr(target)
+        return shown(target)
     if is_torch_function(target):
         return function_name(target)
     module = getattr(target, "__module__", None) or "torch"

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from streamplan.errors import InputMismatchError, InputSizeError, ModelTypeError, OptionError
+from streamplan.checks import check_instance, shown
+from streamplan.errors import InputMismatchError, InputSizeError, ModelTypeError, OptionError, StreamPlanError
+from streamplan.frontend.containers import leaves
 from streamplan.frontend.leaves import is_compiled
 from streamplan.images import Source
 from streamplan.options import ImagePlacement
+from streamplan.planning import Plan
 from streamplan.planning.arguments import CallArguments
-from streamplan.planning.model import default_dtype
+from streamplan.planning.model import default_device, default_dtype
 
 _CONV_RANKS = {
     rank: tuple(getattr(nn, f"{name}{rank - 2}d") for name in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm"))
@@ -37,6 +39,7 @@ def check_model(model: object) -> nn.Module:
             do="pass the plain model; plan_for(size) plans another image size",
         )
     if isinstance(model, nn.Module) and not is_compiled(model):
+        _check_kinds(model)
         return model
     if isinstance(model, nn.Module):
         raise ModelTypeError(
@@ -53,6 +56,107 @@ def check_model(model: object) -> nn.Module:
     )
 
 
+def _check_kinds(model: nn.Module) -> None:
+    """Refuse modules whose code cannot be followed, or whose parameters are not tensors of numbers.
+
+    Raises:
+        ModelTypeError: There is one.
+    """
+    for path, module in model.named_modules():
+        known = _kind_of(module)
+        if known is not None:
+            what, why, do = known
+            raise ModelTypeError(
+                f"{'a layer of ' if path else ''}the model is {what}",
+                where=f"{path or 'the model itself'} ({type(module).__name__})",
+                why=why,
+                do=do,
+            )
+
+
+def _kind_of(module: nn.Module) -> tuple[str, str, str] | None:
+    """What a module is that cannot be streamed, why not, and what to do; None if it can."""
+    if isinstance(module, nn.DataParallel):
+        return (
+            "wrapped in DataParallel",
+            "it copies the model to several devices in each call, and a plan is for one",
+            "take what it wraps in its place: its attribute .module",
+        )
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return (
+            "wrapped in DistributedDataParallel",
+            "it calls the model it wraps, and what is streamed is the model",
+            "compile model.module, and wrap what streamplan.compile returns",
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        return (
+            "a TorchScript program",
+            "torch.jit.trace or torch.jit.script made it, and its operations cannot be seen",
+            "pass the module it was made from",
+        )
+    if ".quantized." in f"{type(module).__module__}." and type(module).__module__.startswith("torch.ao."):
+        return (
+            "quantised",
+            "its weights are packed integers, which are not computed by tiles and have no gradients",
+            "stream the floating-point model, and quantise what is trained",
+        )
+    return None
+
+
+def check_plan(plan: object) -> None:
+    """Refuse what is not a plan.
+
+    Raises:
+        OptionError: It is something else, such as the text of one.
+    """
+    do = "Plan.from_json(text)" if isinstance(plan, str | bytes | dict) else "pass what streamplan.plan(...) returned"
+    check_instance("plan", plan, Plan, do)
+
+
+def resolve_device(model: nn.Module, device: Any) -> torch.device:
+    """The device to plan for; that of the model if it is None.
+
+    Raises:
+        OptionError: It is not a device.
+    """
+    try:
+        chosen = default_device(model) if device is None else torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise OptionError(
+            f"device={shown(device)} is not a device",
+            why="torch does not know it",
+            do='pass "cpu", "cuda" or a torch.device',
+        ) from error
+    return torch.device("cpu") if chosen.type == "meta" else chosen
+
+
+def check_tensors(value: Any, kind: type[StreamPlanError] = InputMismatchError) -> None:
+    """Refuse tensors that are not an array of numbers in memory.
+
+    Args:
+        value: Arguments of a call, in any containers.
+        kind: Error to raise.
+    """
+    for path, item in leaves(value):
+        problem = _tensor_problem(item) if isinstance(item, torch.Tensor) else ""
+        if problem:
+            raise kind(
+                f"a tensor is {problem}",
+                where=f"argument {path}" if path else "",
+                why="tiles are regions of an array that has a number at each position",
+                do="convert it: x.to_dense(), x.dequantize(), or x.to_padded_tensor(0)",
+            )
+
+
+def _tensor_problem(tensor: torch.Tensor) -> str:
+    """What a tensor is besides an array of numbers; "" if nothing."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return f"of layout {tensor.layout}"
+    return f"quantised ({tensor.dtype})" if tensor.is_quantized else ""
+
+
 def resolve_arguments(
     model: nn.Module, input_size: Any, example_inputs: Any, dtype: torch.dtype | None
 ) -> CallArguments:
@@ -61,10 +165,8 @@ def resolve_arguments(
     Raises:
         InputSizeError: Neither or both are given, or the size is malformed or of the wrong rank.
     """
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise OptionError(
-            f"dtype={dtype!r} is not a dtype", why="it must be a torch.dtype", do="pass torch.float32, say"
-        )
+    if dtype is not None:
+        check_instance("dtype", dtype, torch.dtype, "pass torch.float32, say")
     if (input_size is None) == (example_inputs is None):
         raise InputSizeError(
             "no input size is given" if input_size is None else "both input_size and example_inputs are given",
@@ -112,6 +214,7 @@ def _of_examples(model: nn.Module, example_inputs: Any) -> CallArguments:
             why="a plan needs the shapes and dtypes of the tensors that forward takes",
             do="pass a tensor, a tuple of positional arguments, or a dict of keyword arguments",
         )
+    check_tensors((args, kwargs))
     return CallArguments.of_tensors(args, kwargs)
 
 
@@ -140,8 +243,9 @@ def cut_option(cut: Any) -> str | tuple[str, ...]:
 
 def image_option(example_inputs: Any, device: Any) -> ImagePlacement:
     """Where the image is: tiles read it region by region if it is a source, or in host memory beside a GPU."""
-    leaves = [x for x in pytree.tree_leaves(example_inputs) if isinstance(x, torch.Tensor | Source)]
-    images = [x for x in leaves if len(x.shape) >= 3]
-    is_gpu = device is not None and str(device).startswith("cuda")
+    check_tensors(example_inputs)
+    found = [x for _, x in leaves(example_inputs) if isinstance(x, torch.Tensor | Source)]
+    images = [x for x in found if len(x.shape) >= 3]
+    is_gpu = isinstance(device, str | torch.device) and str(device).startswith("cuda")
     is_away = any(isinstance(x, Source) or (is_gpu and x.device.type == "cpu") for x in images[:1])
     return "host" if is_away else "device"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamplan.checks import shown
 from streamplan.errors import SourceError
 
 Slices = tuple[slice, ...]
@@ -36,7 +37,7 @@ class ArrayLayout:
         is_text = isinstance(layout, str) and layout.isalpha() and layout.isupper()
         if not is_text or len(set(layout)) < len(layout) or not set(layout) - {"C"} or "N" in layout:
             raise SourceError(
-                f"layout={layout!r} is not the layout of an image",
+                f"layout={shown(layout)} is not the layout of an image",
                 why="it has one capital letter for each dimension of an image: C for channels, others for image axes; "
                 "a batch dimension before them is batch=True",
                 do='pass "CHW", "HWC" or "HW", or "CDHW" for a volume',

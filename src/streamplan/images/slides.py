@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from pathlib import Path
 from typing import Any
 
+from streamplan.checks import shown
 from streamplan.errors import SourceError
 from streamplan.images.source import Source
 
 
-def open_slide(path: str | Path, level: int = 0) -> Source:
+def open_slide(path: str | Path, level: Any = 0) -> Source:
     """One level of a whole-slide image, read tile by tile.
 
     The file is closed when nothing refers to the source any more.
@@ -34,18 +36,24 @@ def open_slide(path: str | Path, level: int = 0) -> Source:
             why="they are read by tiffslide, which is not a dependency of streamplan alone",
             do="pip install 'streamplan[slides]'",
         ) from error
+    if not isinstance(path, str | os.PathLike):
+        raise SourceError(
+            f"path={shown(path)} is not a path",
+            why=f"a file is named by text or a pathlib.Path, not by an object of type {type(path).__name__}",
+            do="pass the path of a tiled TIFF file",
+        )
     try:
         slide = tiffslide.TiffSlide(path)
-    except tiffslide.TiffFileError as error:
+    except (tiffslide.TiffFileError, ValueError) as error:
         raise SourceError(
-            f"{path} is not a slide", why=f"tiffslide says: {error}", do="pass a tiled TIFF file"
+            f"{shown(str(path))} is not a slide", why=f"tiffslide says: {error}", do="pass a tiled TIFF file"
         ) from error
     dimensions = slide.level_dimensions
-    if not 0 <= level < len(dimensions):
+    if not isinstance(level, int) or isinstance(level, bool) or not 0 <= level < len(dimensions):
         slide.close()
         sizes = ", ".join(f"{width} x {height}" for width, height in dimensions)
         raise SourceError(
-            f"level={level} is not a level of {path}",
+            f"level={shown(level)} is not a level of {path}",
             why=f"it has {len(dimensions)}, of {sizes} pixels (width x height)",
             do=f"pass a number from 0 to {len(dimensions) - 1}",
         )

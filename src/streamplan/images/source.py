@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streamplan.checks import check_flag
 from streamplan.errors import SourceError
 from streamplan.images.layout import ArrayLayout, Slices
 
@@ -34,13 +35,8 @@ class Source:
             SourceError: It is not such an array, has another number of dimensions than the layout, or a dtype that
                 torch does not know; or the gradient's array is of no use.
         """
-        for name in ("shape", "dtype", "__getitem__"):
-            if not hasattr(array, name):
-                raise SourceError(
-                    f"an object of type {type(array).__name__} is not an array",
-                    why=f"it has no {name}; tiles are read from its slices",
-                    do="pass a numpy array or memmap, a zarr array, or a tensor",
-                )
+        _check_array(array, "tiles are read from its slices")
+        check_flag("batch", batch)
         self._array = array
         self._gradient = gradient
         self._layout = ArrayLayout.parse(layout, batch=batch)
@@ -150,7 +146,8 @@ class Source:
         return torch.from_numpy(found)
 
     def _check_gradient(self, gradient: Any) -> None:
-        shape = tuple(getattr(gradient, "shape", ()))
+        _check_array(gradient, "the gradient is added to its slices")
+        shape = tuple(gradient.shape)
         if shape != tuple(self._array.shape):
             raise SourceError(
                 f"the gradient's array has shape {shape}",
@@ -165,6 +162,26 @@ class Source:
             )
         check_holds_gradient(_torch_dtype(gradient.dtype), "the gradient's array")
         _check_writable(gradient, "the gradient's array")
+
+
+def _check_array(array: Any, why: str) -> None:
+    """Refuse what has no slices that are regions of an image.
+
+    Raises:
+        SourceError: It has none, or is a tensor without an array of numbers in host memory.
+    """
+    missing = ""
+    if isinstance(array, Tensor):
+        is_plain = not array.is_nested and array.layout is torch.strided and not array.is_quantized
+        missing = "array of numbers" if not is_plain else "data in host memory" if array.device.type != "cpu" else ""
+    else:
+        missing = next((name for name in ("shape", "dtype", "__getitem__") if not hasattr(array, name)), "")
+    if missing or isinstance(array, type):
+        raise SourceError(
+            f"an object of type {type(array).__name__} is not an array",
+            why=f"it has no {missing}; {why}",
+            do="pass a numpy array or memmap, a zarr array, or a tensor in host memory",
+        )
 
 
 def check_holds_gradient(dtype: torch.dtype, what: str) -> None:
@@ -238,6 +255,8 @@ def in_net_order(out: Any, rank: int, what: str = "the output") -> Source:
     Raises:
         SourceError: It has another number of dimensions.
     """
+    if isinstance(out, Tensor):
+        _check_array(out, "the map is written to its slices")
     letters = "C" + "DHW"[-(rank - 2) :] if rank <= 5 else ""
     num_dims = len(getattr(out, "shape", ()))
     if letters and num_dims in (rank, rank - 1):

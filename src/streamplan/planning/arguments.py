@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from typing import Any
 
 import torch
 
+from streamplan.checks import shown
 from streamplan.errors import InputSizeError, OptionError
 from streamplan.frontend.containers import leaves, mapped
 from streamplan.images import Source
 from streamplan.ir import TensorSpec
 from streamplan.planning.content import content_key
 
+_MAX_NUMEL = 2**63
 _CONSTANTS = (bool, int, float, str, type(None))
 
 
@@ -123,20 +126,26 @@ def check_size(size: Any) -> tuple[int, ...]:
         size = tuple(as_integer(extent) for extent in size)
     if not isinstance(size, tuple) or not all(is_integer(extent) for extent in size):
         raise InputSizeError(
-            f"input_size={size!r} is not a sequence of integers",
+            f"input_size={shown(size)} is not a sequence of integers",
             why="a size has one positive integer for each dimension of the input",
             do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
         )
     if len(size) < 3:
         raise InputSizeError(
-            f"input_size={tuple(size)} has {len(size)} dimensions",
+            f"input_size={shown(size)} has {len(size)} dimensions",
             why="an image has at least 3: batch, channels and one axis",
+            do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
+        )
+    if math.prod(size) >= _MAX_NUMEL:
+        raise InputSizeError(
+            f"input_size={shown(size)} has too many positions",
+            why="no tensor has as many as 2 to the power of 63",
             do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
         )
     if any(extent < 1 for extent in size):
         bad = [extent for extent in size if extent < 1]
         raise InputSizeError(
-            f"input_size={tuple(size)} has an extent of {bad[0]}",
+            f"input_size={shown(size)} has an extent of {shown(bad[0])}",
             why="every extent must be at least 1",
             do="give the size of the whole input, batch and channels included: (1, 3, 8192, 8192)",
         )

@@ -37,6 +37,14 @@ def check_batch_norms(graph: Graph, facts: LocalityFacts, options: Options) -> N
     if not barriers:
         return
     count = len([call for call in graph.calls if call.op == "batch_norm" and call.arguments["training"]])
+    if barriers[0].arguments["running_mean"] is None:
+        raise TrainingBatchNormError(
+            f"BatchNorm without running statistics stands in the way ({count} in the net, the first named here)",
+            where=barriers[0].where,
+            why="without them it needs statistics of the whole map in eval mode too, and no tile has those",
+            do="train with BatchNorm(track_running_stats=True); or batch_norm='resident' to cut the net before it;\n"
+            "or an earlier cut=",
+        )
     raise TrainingBatchNormError(
         f"BatchNorm in training mode stands in the way ({count} in the net, the first named here)",
         where=barriers[0].where,

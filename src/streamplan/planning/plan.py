@@ -214,15 +214,21 @@ class Plan:
         return json.dumps({"format_version": FORMAT_VERSION, **data}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str | bytes) -> Plan:
         """The inverse of `to_json`.
 
         Raises:
             PlanMismatchError: The text is not a plan, or one of another format version.
         """
+        if not isinstance(text, str | bytes | bytearray):
+            raise PlanMismatchError(
+                f"an object of type {type(text).__name__} is not the text of a plan",
+                why="a plan is stored as JSON text",
+                do="pass what Plan.to_json() returned",
+            )
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanMismatchError(
                 "the text is not a plan", why=str(error), do="pass what Plan.to_json() returned"
             ) from error

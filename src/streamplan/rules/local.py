@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
+from streamplan.checks import is_one_of, shown
+from streamplan.errors import RuleTargetError
 from streamplan.geometry import AxisMap, FoldedPadding, FoldedWindow, Interval
 from streamplan.ir import Argument, AttributeRef, ValueRef
 from streamplan.rules.arguments import per_axis
@@ -59,6 +61,33 @@ class LocalRule(Rule):
 
     joins_maps = True
 
+    def __post_init__(self) -> None:
+        """Check what does not depend on a call.
+
+        Raises:
+            RuleTargetError: A part of the rule is not what it must be.
+        """
+        for name, value in (("run", self.run), ("refuse", self.refuse)):
+            if value is not None and not callable(value):
+                raise RuleTargetError(
+                    f"{name}={shown(value)} cannot be called",
+                    why=f"{name} is a function",
+                    do="pass a function, or None",
+                )
+        if not is_one_of(self.layout, get_args(Layout)):
+            raise RuleTargetError(
+                f"layout={shown(self.layout)} is not known",
+                why="it says where the image axes stand",
+                do=f"pass one of {', '.join(map(repr, get_args(Layout)))}",
+            )
+        if not _are_attributes(self.attributes):
+            raise RuleTargetError(
+                f"attributes={shown(self.attributes)} do not say where parameters of run are found",
+                why="each is the name of a parameter, and an attribute's path or a function that returns its value",
+                do='pass a dict such as {"weight": "conv.weight"}',
+            )
+        object.__setattr__(self, "attributes", dict(self.attributes))
+
     @classmethod
     def pointwise(
         cls,
@@ -82,7 +111,7 @@ class LocalRule(Rule):
             refuse: Takes what the callables in `attributes` take; returns the reason why this module or call must not
                 be streamed, or None.
         """
-        return cls(run, None, dict(attributes), layout, refuse)
+        return cls(run, None, attributes, layout, refuse)
 
     @classmethod
     def windowed(  # noqa: PLR0913 - a window has as many settings
@@ -117,7 +146,7 @@ class LocalRule(Rule):
             refuse: See `pointwise`.
         """
         window = WindowSettings(kernel, stride, padding, dilation, border)
-        return cls(run, window, dict(attributes), layout, refuse)
+        return cls(run, window, attributes, layout, refuse)
 
     @property
     def identity(self) -> str:  # type: ignore[override]
@@ -279,3 +308,10 @@ def _attribute(module: torch.nn.Module, path: str, name: str) -> Argument:
     """A tensor attribute as a reference, another as a constant."""
     value = attrgetter(name)(module)
     return AttributeRef(f"{path}.{name}") if isinstance(value, torch.Tensor) else plain(value)
+
+
+def _are_attributes(value: Any) -> bool:
+    """Whether a value says where parameters are found."""
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(name, str) and (isinstance(path, str) or callable(path)) for name, path in value.items())
