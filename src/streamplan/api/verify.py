@@ -22,14 +22,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from streamplan.api.executable import tensors_in_order
+from streamplan.api.compile import resolve_tile_size
 from streamplan.api.module import StreamedModule
-from streamplan.api.requests import bind_call, check_model, cut_option, resolve_arguments
-from streamplan.errors import StreamPlanError, TracingError, VerificationError
+from streamplan.api.requests import (
+    bind_call,
+    check_model,
+    check_plan,
+    check_tensors,
+    cut_option,
+    resolve_arguments,
+)
+from streamplan.checks import check_flag, shown
+from streamplan.errors import ModelTypeError, OptionError, StreamPlanError, TracingError, VerificationError
+from streamplan.frontend.containers import leaves, mapped
 from streamplan.ir import TensorSpec
 from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_passes
 from streamplan.planning import Plan, build_plan, trace_and_lower
-from streamplan.planning.arguments import CallArguments
+from streamplan.planning.arguments import CallArguments, as_integer, is_integer
 from streamplan.planning.model import default_device, default_dtype
 
 _GRADIENT_FLOOR = 1e-6
@@ -132,8 +141,12 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         TracingError: The model cannot be traced, or not in `dtype`.
         VerificationError: A tensor differs by more than `rtol`.
     """
-    plain = copy.deepcopy(check_model(model)).to(dtype)
+    check_model(model)
+    seed = _check_options(dtype, rtol, seed, raise_exception)
+    if plan is not None:
+        check_plan(plan)
     generator = torch.Generator().manual_seed(seed)
+    plain = _copied(model).to(dtype)
     args, kwargs = _call_inputs(plain, input_size, inputs, plan, dtype, generator)
     options = (
         Options(cut=cut_option(cut), halo=halo, batch_norm=batch_norm, passes=resolve_passes(passes))
@@ -141,7 +154,7 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         else plan.options
     )
     arguments, device = CallArguments.of_tensors(args, kwargs), default_device(plain)
-    options = dataclasses.replace(options, tile_size=options.tile_size if tile_size is None else tile_size)
+    options = dataclasses.replace(options, tile_size=resolve_tile_size(tile_size) or options.tile_size)
     with _explaining_dtypes(model, arguments, dtype):
         if options.tile_size is None:
             options = dataclasses.replace(options, tile_size=build_plan(plain, arguments, options, device).tile_size)
@@ -162,6 +175,50 @@ def verify(  # noqa: PLR0913 - every option is a keyword
             do="do not train on this plan; please report the model, the sizes and this table",
         )
     return report
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, which may be changed.
+
+    Raises:
+        ModelTypeError: The model cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelTypeError(
+            "the model cannot be copied",
+            where=type(model).__name__,
+            why=f"{type(error).__name__}: {error}",
+            do="give the module that holds what cannot be copied a __deepcopy__",
+        ) from error
+
+
+def _check_options(dtype: Any, rtol: Any, seed: Any, raise_exception: Any) -> int:
+    """Refuse options that are not what they should be; returns the seed.
+
+    Raises:
+        OptionError: One is not.
+    """
+    check_flag("raise_exception", raise_exception)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise OptionError(
+            f"dtype={shown(dtype)} is not a dtype to compare in",
+            why="gradients are floating-point numbers",
+            do="pass torch.float64, the default, or torch.float32",
+        )
+    if isinstance(rtol, bool) or not isinstance(rtol, int | float) or not 0 <= rtol < 1:
+        raise OptionError(
+            f"rtol={shown(rtol)} is not a tolerance",
+            why="it is the largest relative error that counts as exact, from 0 to less than 1",
+            do="pass 1e-10, the default",
+        )
+    number = as_integer(seed)
+    if not is_integer(number) or not -(2**63) <= number < 2**63:
+        raise OptionError(
+            f"seed={shown(seed)} is not a seed", why="a generator takes an integer of 64 bits", do="pass 0, say"
+        )
+    return int(number)
 
 
 @contextmanager
@@ -206,37 +263,36 @@ def _call_inputs(
     if inputs is not None:
         positional = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
         args, kwargs = bind_call(model, positional, inputs if isinstance(inputs, Mapping) else {})
+        check_tensors((args, kwargs))
         return _map_tensors(args, dtype), _map_tensors(kwargs, dtype)
     if plan is not None and input_size is None:
         arguments = plan.arguments
     else:
         arguments = resolve_arguments(model, input_size, None, dtype)
 
-    def make(value: Any) -> Any:
+    def make(_: str, value: Any) -> Any:
         if not isinstance(value, TensorSpec):
             return value
         if not value.dtype.is_floating_point:
             return torch.randint(0, 256, value.shape, generator=generator).to(value.dtype)
         return torch.randn(value.shape, generator=generator, dtype=dtype)
 
-    args = pytree.tree_map(make, tuple(arguments.args), is_leaf=lambda item: isinstance(item, TensorSpec))
-    kwargs = pytree.tree_map(make, dict(arguments.kwargs), is_leaf=lambda item: isinstance(item, TensorSpec))
-    return args, kwargs
+    return mapped(make, tuple(arguments.args)), mapped(make, dict(arguments.kwargs))
 
 
 def _map_tensors(value: Any, dtype: torch.dtype) -> Any:
-    def convert(item: Any) -> Any:
+    def convert(_: str, item: Any) -> Any:
         is_float = isinstance(item, Tensor) and item.is_floating_point()
         return item.detach().to(dtype) if is_float else item
 
-    return pytree.tree_map(convert, value)
+    return mapped(convert, value)
 
 
 def _run(
     module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], seed: int
 ) -> _Results:
     """One forward and backward pass."""
-    args, kwargs = pytree.tree_map(_leaf, (tuple(args), dict(kwargs)))
+    args, kwargs = mapped(_leaf, (tuple(args), dict(kwargs)))
     module.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
     outputs = [leaf for leaf in pytree.tree_leaves(call(*args, **kwargs)) if isinstance(leaf, Tensor)]
@@ -245,18 +301,17 @@ def _run(
     cotangents = [_cotangent(output, generator) for output in differentiable]
     if differentiable:
         torch.autograd.backward(differentiable, cotangents)
-    tensors = tensors_in_order(args, kwargs)
+    given = {**{str(number): value for number, value in enumerate(args)}, **kwargs}
+    inputs = [pair for place, value in given.items() for pair in leaves(value, place)]
     return _Results(
         outputs={f"output {index}": output.detach() for index, output in enumerate(outputs)},
         gradients={name: p.grad for name, p in module.named_parameters() if p.requires_grad},
-        input_gradients={
-            f"input {index}": x.grad for index, x in enumerate(tensors) if isinstance(x, Tensor) and x.requires_grad
-        },
+        input_gradients={f"input {path}": x.grad for path, x in inputs if isinstance(x, Tensor) and x.requires_grad},
         buffers=dict(module.named_buffers()),
     )
 
 
-def _leaf(value: Any) -> Any:
+def _leaf(_: str, value: Any) -> Any:
     """A tensor of its own whose gradient is recorded, if it can have one."""
     if not isinstance(value, Tensor):
         return value
