@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
+from torch.nn.utils import parametrizations, prune
 
-from streamplan.api.executable import tensors_in_order
+from streamplan.api.requests import check_tensors
 from streamplan.errors import HookError, InputMismatchError
+from streamplan.frontend.containers import by_place, leaves
 from streamplan.images import Source
 from streamplan.ir import TensorSpec
 from streamplan.planning import Plan
@@ -51,81 +53,110 @@ def check_hooks(model: nn.Module, resident_modules: frozenset[str], streamed_mod
 
 
 def _remedy(hooks: Iterable[object]) -> str:
-    """What to do about a hook; torch's own weight_norm and spectral_norm of old have a successor without hooks."""
+    """What to do about a hook; of those that torch itself registers, some have a successor without hooks."""
     for hook in hooks:
+        if isinstance(hook, prune.BasePruningMethod):
+            return f'torch.nn.utils.prune.remove(module, "{hook._tensor_name}") makes what is pruned permanent'
         family, _, name = type(hook).__module__.rpartition(".")
-        if family == "torch.nn.utils":
+        if family == "torch.nn.utils" and hasattr(parametrizations, name):
             return f"use torch.nn.utils.parametrizations.{name}, which needs no hook"
     return "remove the hook, hook a layer of the resident part, or cut the net before this module"
 
 
 def check_call(model: nn.Module, plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Compare a call's tensors with the planned ones: number, rank, channels, dtype, device.
+    """Compare a call's tensors with the planned ones: places among the arguments, rank, channels, dtype, device.
 
     Raises:
         InputMismatchError: They do not fit.
     """
-    tensors = tensors_in_order(args, kwargs)
-    planned = list(plan.arguments.specs())
-    if len(tensors) != len(planned):
-        raise InputMismatchError(
-            f"{len(tensors)} tensors are given",
-            why=f"the plan is for {len(planned)}",
-            do=_remedy_of_number(args, kwargs),
-        )
-    for index, (tensor, spec) in enumerate(zip(tensors, planned, strict=True)):
-        _check_shape(index, tensor, spec)
-        _check_dtype(model, index, tensor, spec)
+    check_tensors((tuple(args), dict(kwargs)))
+    planned = _tensors(_by_path(model, plan.arguments.args, plan.arguments.kwargs))
+    given = _by_path(model, args, kwargs)
+    tensors = _tensors(given)
+    _check_places(planned, given, tensors)
+    for path, tensor in tensors.items():
+        spec = planned[path]
+        _check_shape(path, tensor, spec)
+        _check_dtype(model, path, tensor, spec)
         device = default_device(model)
         if isinstance(tensor, Source):
             continue
         is_host_image = tensor.device.type == "cpu" and tensor.dim() > 2
         if not is_host_image and tensor.device.type != device.type:
             raise InputMismatchError(
-                f"input {index} is on {tensor.device}",
+                f"input {path} is on {tensor.device}",
                 why=f"the model is on {device}",
                 do=f"move the input: x.to({str(device)!r})",
             )
 
 
-def _remedy_of_number(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """What to do about another number of tensors: arrays are none."""
-    leaves = pytree.tree_leaves((tuple(args), dict(kwargs)))
-    arrays = [
-        x
-        for x in leaves
-        if not isinstance(x, torch.Tensor | Source) and getattr(x, "shape", None) and hasattr(x, "dtype")
-    ]
-    if not arrays:
+def _by_path(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call gives, by its place among the arguments, however they are given."""
+    places = by_place(inspect.signature(model.forward), args, kwargs)
+    return {path: x for place, value in places.items() for path, x in leaves(value, place)}
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: x for path, x in values.items() if isinstance(x, torch.Tensor | Source | TensorSpec)}
+
+
+def _check_places(planned: Mapping[str, Any], given: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Compare where tensors are given with where they are planned.
+
+    Raises:
+        InputMismatchError: One is missing, or there is one more.
+    """
+    missing = [path for path in planned if path not in tensors]
+    more = [path for path in tensors if path not in planned]
+    if missing:
+        path = missing[0]
+        found = f"an object of type {type(given[path]).__name__}" if path in given else "none"
+        others = f"; it has tensors that are not planned: {', '.join(more)}" if more else ""
+        raise InputMismatchError(
+            f"input {path} is missing",
+            why=f"the plan has a tensor there, this call has {found}{others}",
+            do=_remedy_of_missing(given.get(path)),
+        )
+    if more:
+        raise InputMismatchError(
+            f"input {more[0]} is not planned",
+            why=f"the plan has {len(planned)} tensor{'' if len(planned) == 1 else 's'}: {', '.join(planned)}",
+            do=_CALL,
+        )
+
+
+def _remedy_of_missing(value: Any) -> str:
+    """What to do about something in the place of a tensor: arrays are none."""
+    if not getattr(value, "shape", None) or not hasattr(value, "dtype"):
         return _CALL
-    kind = type(arrays[0]).__name__
+    kind = type(value).__name__
     return f'pass streamplan.Source(array, layout="HWC"), or a tensor made of it, in the place of the {kind}'
 
 
-def _check_shape(index: int, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
+def _check_shape(path: str, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
     shape = tuple(tensor.shape)
     if len(shape) != len(spec.shape):
         raise InputMismatchError(
-            f"input {index} has {len(shape)} dimensions: {shape}",
+            f"input {path} has {len(shape)} dimensions: {shape}",
             why=f"the plan is for {len(spec.shape)}: {spec.shape}",
             do=_CALL,
         )
     if len(shape) > 1 and shape[1] != spec.shape[1]:
         raise InputMismatchError(
-            f"input {index} has {shape[1]} channels: {shape}",
+            f"input {path} has {shape[1]} channels: {shape}",
             why=f"the plan is for {spec.shape[1]}: {spec.shape}",
             do=_CALL,
         )
     if 0 in shape:
-        raise InputMismatchError(f"input {index} is empty: {shape}", why="every extent must be at least 1", do=_CALL)
+        raise InputMismatchError(f"input {path} is empty: {shape}", why="every extent must be at least 1", do=_CALL)
 
 
-def _check_dtype(model: nn.Module, index: int, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
+def _check_dtype(model: nn.Module, path: str, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
     allowed = {spec.dtype, default_dtype(model)} if spec.dtype.is_floating_point else {spec.dtype}
     if tensor.dtype in allowed or torch.is_autocast_enabled(default_device(model).type):
         return
     raise InputMismatchError(
-        f"input {index} is {str(tensor.dtype).removeprefix('torch.')}",
+        f"input {path} is {str(tensor.dtype).removeprefix('torch.')}",
         why=f"the plan is for {str(spec.dtype).removeprefix('torch.')}",
         do=f"convert the input: x.to({spec.dtype})"
         + (f", or compile with dtype={tensor.dtype}" if tensor.dtype.is_floating_point else ""),
