@@ -23,10 +23,9 @@ import torch
 from torch import fx
 from torch.overrides import TorchFunctionMode
 
-from streamplan.errors import TracingError
-
 if TYPE_CHECKING:
-    from streamplan.frontend.tracer import GraphTracer
+    from streamplan.frontend.recorder import Recorder
+    from streamplan.frontend.script import InputRef, ResultRef, TensorTemplate
 
 _UNARY = ("neg", "pos", "invert", "abs")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -56,20 +55,35 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 class FakeProxy(torch.Tensor):
     """Stands for the value of one node while the model is traced."""
 
-    tracer: GraphTracer
+    recorder: Recorder
+    ref: InputRef | ResultRef
     node: fx.Node
     fake: torch.Tensor
 
     @staticmethod
-    def __new__(cls, tracer: GraphTracer, node: fx.Node, fake: torch.Tensor) -> FakeProxy:
-        """Wrap a node of a running trace, and the fake tensor it evaluates to."""
-        proxy: FakeProxy = torch.Tensor._make_wrapper_subclass(cls, fake.shape, dtype=fake.dtype, device=fake.device)
-        proxy.tracer = tracer
-        proxy.node = node
-        proxy.fake = fake
-        if isinstance(fake, torch.nn.Parameter):
-            proxy._is_param = True
+    def __new__(cls, recorder: Recorder, ref: InputRef | ResultRef, like: torch.Tensor | TensorTemplate) -> FakeProxy:
+        """A value of a running trace.
+
+        Args:
+            recorder: Told of every use.
+            ref: Where the value came from.
+            like: Its shape and dtype; a fake tensor also gives its device.
+        """
+        device = like.device if isinstance(like, torch.Tensor) else None
+        shape = tuple(like.shape)
+        proxy: FakeProxy = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=device)
+        proxy.recorder = recorder
+        proxy.ref = ref
         return proxy
+
+    def stand_for(self, recorder: Recorder, node: fx.Node, fake: torch.Tensor) -> FakeProxy:
+        """Become the value of a node, which evaluates to a fake tensor."""
+        self.recorder = recorder
+        self.node = node
+        self.fake = fake
+        if isinstance(fake, torch.nn.Parameter):
+            self._is_param = True
+        return self
 
     def __init__(self, *args: Any) -> None:
         """Everything is set in `__new__`."""
@@ -80,7 +94,7 @@ class FakeProxy(torch.Tensor):
     ) -> Any:
         """Reached where no `TracingMode` is active, such as from a mode the model pushed itself."""
         for proxy in proxies_in((args, kwargs or {})):
-            return _tracer(proxy).torch_function(func, args, kwargs or {})
+            return _recorder(proxy).torch_function(func, args, kwargs or {})
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -88,11 +102,12 @@ class FakeProxy(torch.Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Reached if a call bypassed the recording; it must not compute anything unrecorded."""
-        raise TracingError(
-            f"{func} was called on a traced value behind the tracer's back",
-            why="the caller switched torch function overrides off",
-            do="register the module that makes the call as a leaf",
+        what = f"{func} was called on a traced value behind the tracer's back"
+        why, do = (
+            "the caller switched torch function overrides off",
+            "register the module that makes the call as a leaf",
         )
+        raise next(_recorder(proxy).error(what, why, do) for proxy in proxies_in((args, kwargs or {})))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.unbind(0))
@@ -102,28 +117,28 @@ class FakeProxy(torch.Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         state = self.__dict__
-        return f"FakeProxy({state['node'].name}, shape={tuple(state['fake'].shape)})"
+        return f"FakeProxy({state['ref']}, dtype={self.dtype})"
 
     def __format__(self, format_spec: str) -> str:
         return format(repr(self), format_spec)
 
 
 class TracingMode(TorchFunctionMode):
-    """Hands every torch function the model calls to the tracer."""
+    """Hands every torch function the model calls to the recorder."""
 
-    def __init__(self, tracer: GraphTracer) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.tracer = tracer
+        self.recorder = recorder
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self.tracer.torch_function(func, args, kwargs or {})
+        return self.recorder.torch_function(func, args, kwargs or {})
 
 
-def _tracer(proxy: FakeProxy) -> GraphTracer:
-    tracer: GraphTracer = proxy.__dict__["tracer"]
-    return tracer
+def _recorder(proxy: FakeProxy) -> Recorder:
+    recorder: Recorder = proxy.__dict__["recorder"]
+    return recorder
 
 
 def proxies_in(value: Any) -> Iterator[FakeProxy]:
@@ -145,14 +160,14 @@ def contains_proxy(value: Any) -> bool:
 
 def _forward(target: Callable[..., Any]) -> Callable[..., Any]:
     def special_method(self: FakeProxy, *args: Any) -> Any:
-        return _tracer(self).record("call_function", target, (self, *args), {})
+        return _recorder(self).record("call_function", target, (self, *args), {})
 
     return special_method
 
 
 def _reflected(target: Callable[..., Any]) -> Callable[..., Any]:
     def special_method(self: FakeProxy, other: Any) -> Any:
-        return _tracer(self).record("call_function", target, (other, self), {})
+        return _recorder(self).record("call_function", target, (other, self), {})
 
     return special_method
 

@@ -7,7 +7,7 @@ gradient switch is harmless where no gradient could flow anyway (`with torch.no_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,18 @@ class AmbientModes:
             torch.is_inference_mode_enabled(),
             tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST_DEVICES),
         )
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Inside the `with` block, the switches are as here."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(self.inference))
+            stack.enter_context(torch.set_grad_enabled(self.gradient))
+            for device, (is_enabled, dtype) in zip(_AUTOCAST_DEVICES, self.autocast, strict=True):
+                now = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+                if now != (is_enabled, dtype):
+                    stack.enter_context(torch.autocast(device, dtype=dtype, enabled=is_enabled))
+            yield
 
     def difference(self, other: AmbientModes, *, ignore_gradient: bool) -> str:
         """What `other` has switched, such as "under torch.no_grad()"; "" if nothing that matters."""

@@ -30,7 +30,7 @@ from streamplan.frontend.facts import Trace
 from streamplan.frontend.fake_proxy import FakeProxy
 from streamplan.frontend.inplace import drop_unused_reads, functionalize
 from streamplan.frontend.inputs import ExampleInputs
-from streamplan.frontend.leaves import is_compiled, is_torch_leaf
+from streamplan.frontend.leaves import TorchLeaves, is_compiled
 from streamplan.frontend.locations import error_location, place
 from streamplan.frontend.modes import no_autocast
 from streamplan.frontend.patches import steady_execution
@@ -105,7 +105,7 @@ def _checked_device(device: torch.device | str | None) -> torch.device | None:
 
 
 def _leaf_rule(is_leaf: Callable[[nn.Module], bool] | None) -> Callable[[nn.Module], bool]:
-    tests = (is_torch_leaf, is_compiled, is_registered_leaf, *(() if is_leaf is None else (is_leaf,)))
+    tests = (TorchLeaves(), is_compiled, is_registered_leaf, *(() if is_leaf is None else (is_leaf,)))
     return lambda module: any(test(module) for test in tests)
 
 

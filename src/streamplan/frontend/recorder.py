@@ -1,0 +1,207 @@
+"""The recorder: what a run of the model's code on tensors without data reports to.
+
+Two classes record: `GraphTracer` writes a graph, `GuardRun` compares the run with the script of an earlier one. What is
+a use of a tensor, which modules are entered, and how operands are named is the same for both, and stands here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamplan.errors import TracingError
+from streamplan.frontend.facts import tensors_in
+from streamplan.frontend.fake_proxy import OPERATORS, FakeProxy, TracingMode
+from streamplan.frontend.leaves import is_compiled, plain_class
+from streamplan.frontend.locations import place, user_location
+from streamplan.frontend.modes import AmbientModes
+from streamplan.frontend.patches import tracing_patches
+from streamplan.frontend.script import OwnedRef
+from streamplan.frontend.skeleton import Skeleton
+from streamplan.frontend.tensor_uses import (
+    METADATA_METHODS,
+    REFUSED_METHODS,
+    TENSOR_PROPERTIES,
+    is_tensor_method,
+    property_name,
+)
+from streamplan.frontend.tokens import Same, Tokens
+from streamplan.ir import SourceLocation
+
+
+class Recorder(ABC):
+    """One run of a model's code.
+
+    Args:
+        skeleton: The model, on fake tensors.
+        is_leaf: Which modules are called as one, instead of being entered.
+    """
+
+    def __init__(self, skeleton: Skeleton, is_leaf: Callable[[nn.Module], bool]) -> None:
+        self.executing = False
+        self.refusal: TracingError | None = None
+        """The first error about what the model does; its code may have caught it."""
+        self.root = skeleton.root
+        self._skeleton = skeleton
+        self._is_leaf = is_leaf
+        self._modules = dict(skeleton.root.named_modules())
+        self._module_paths = {id(module): path for path, module in self._modules.items()}
+        self._stack: list[tuple[str, str]] = []
+        self._is_running = False
+        self._modes = AmbientModes.current()
+        self._failure: tuple[BaseException, str, str] | None = None
+        self._operands = Tokens(self._reference, Same)
+        self._settings = Tokens(self._owned, self._members)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the model on proxies; what it returns holds proxies as well."""
+        self._is_running = True
+        try:
+            with tracing_patches(self, self._modules.values()), TracingMode(self):
+                out = self.root(*args, **kwargs)
+        finally:
+            self._is_running = False
+        if self.refusal is not None:
+            raise self.refusal
+        return out
+
+    @abstractmethod
+    def record(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call is made.
+
+        Args:
+            kind: fx opcode: call_function, call_method or call_module.
+            target: Its target.
+            args: Positional arguments, with proxies.
+            kwargs: Keyword arguments, with proxies.
+
+        Returns:
+            A proxy, a tuple, list or dict of proxies, or the result itself if the call makes and writes no tensor.
+        """
+
+    @abstractmethod
+    def read(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Metadata of a tensor, `args[0]`, are read: a property, or what a method tells."""
+
+    @abstractmethod
+    def note_output(self, path: str, out: Any) -> None:
+        """A call of a module has returned."""
+
+    def torch_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A torch function, method or property of a tensor is used."""
+        if self.executing:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            name = property_name(func)
+            if name in TENSOR_PROPERTIES:
+                return self.record("call_function", getattr, (args[0], name), {})
+            return self.read(name, args[:1], {})
+        if not is_tensor_method(func, name):
+            if name == "__set__":
+                raise self.error("a property of a traced value is assigned", "the graph has no node for it")
+            return self.record("call_function", func, args, kwargs)
+        if name in METADATA_METHODS:
+            return self.read(name, args, kwargs)
+        if name in REFUSED_METHODS:
+            raise self.error(f"Tensor.{name} is called on a traced value", "it would have no effect later")
+        if name in OPERATORS:
+            return self.record("call_function", OPERATORS[name], args, kwargs)
+        return self.record("call_method", name, args, kwargs)
+
+    def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module of the model is called. One that is not part of it (made in `forward`) is traced into."""
+        path = self._module_paths[id(module)]
+        self._stack.append((path, plain_class(module).__name__))
+        try:
+            if path and self._is_leaf(module):  # the model itself is traced into: a node cannot be its own graph
+                out = self.record("call_module", path, args, kwargs)
+            else:
+                out = module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if self._failure is None or self._failure[0] is not error:
+                self._failure = (error, *self._stack[-1])
+            raise
+        finally:
+            self._stack.pop()
+        self.note_output(path, out)
+        return out
+
+    def involves(self, value: Any) -> bool:
+        """Whether a nested tuple, list or dict holds a traced value, or a tensor of the model."""
+        return any(isinstance(x, FakeProxy) or id(x) in self._skeleton.tensor_paths for x in tensors_in(value))
+
+    def failing_module(self, error: BaseException) -> tuple[str, str]:
+        """Path and class name of the innermost module an exception left."""
+        if self._failure is not None and self._failure[0] is error:
+            return self._failure[1:]
+        return "", type(self.root).__name__
+
+    def error(
+        self,
+        what: str,
+        why: str,
+        do: str = "rewrite the line, or register the module that makes the call as a leaf",
+        location: SourceLocation | None = None,
+    ) -> TracingError:
+        """An error about what the running line of the model does."""
+        path, type_name = self._stack[-1] if self._stack else ("", "")
+        error = TracingError(what, where=place(path, type_name, location or self.location()), why=why, do=do)
+        self.refusal = self.refusal or error
+        return error
+
+    def location(self) -> SourceLocation | None:
+        """The running line of the user's code."""
+        return user_location(Recorder.run.__code__)
+
+    def operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Token of the arguments of a call."""
+        if not self._is_running:
+            raise self.error("a traced value is used after the trace", "the model kept it outside itself")
+        return self._operands.of((args, kwargs))
+
+    def settings(self, kind: str, target: Any) -> Any:
+        """Token of what a called module is set to; None for other calls."""
+        return self._settings.of(self._modules[target]) if kind == "call_module" else None
+
+    def changed_modes(self) -> AmbientModes | None:
+        """The switches of torch, if they are not those that the run began with."""
+        modes = AmbientModes.current()
+        return None if modes == self._modes else modes
+
+    def foreign_tensor(self, tensor: torch.Tensor) -> TracingError:
+        """The error that a tensor is used which the model does not own."""
+        return self.error(
+            f"a tensor of shape {tuple(tensor.__dict__.get('fake', tensor).shape)} is used that the model does not own",
+            "it is a global, or was kept from elsewhere; the graph can only refer to inputs and attributes",
+            "register it as a buffer of the module that uses it",
+        )
+
+    def _reference(self, tensor: torch.Tensor) -> Any:
+        if isinstance(tensor, FakeProxy):
+            if tensor.recorder is not self:
+                raise self.error(
+                    "a value of an earlier call is used",
+                    "the model kept a tensor from one call to the next, which only tiles have computed",
+                    "return the tensor, and pass it to the next call",
+                )
+            return tensor.ref
+        if id(tensor) not in self._skeleton.tensor_paths:
+            raise self.foreign_tensor(tensor)
+        return self._owned(tensor)
+
+    def _owned(self, tensor: torch.Tensor) -> Any:
+        path = self._skeleton.tensor_paths.get(id(tensor), "")
+        return OwnedRef(path, tuple(tensor.shape), tensor.dtype)
+
+    def _members(self, module: nn.Module) -> Any:
+        """What a module holds; of what `torch.compile` made, the mode alone, since nobody looks into it."""
+        if is_compiled(module):
+            return Same(type(module)), module.training
+        members = ((name, value) for name, value in vars(module).items() if name != "_compiled_call_impl")
+        set_members = ((name, value) for name, value in members if not isinstance(value, dict) or value)
+        return Same(type(module)), tuple((name, self._settings.of(value)) for name, value in set_members)

@@ -1,0 +1,118 @@
+"""Scripts: what a model's code did in one run, in terms that another run can be compared in.
+
+A script lists, in order, every use of tensors that depended on an input or made a tensor: calls, and questions about
+values (`x.shape`). Operands are named by where they came from, so that two runs with equal scripts computed the same:
+
+    0  call_module    conv1   (InputRef x)                                 -> tensor
+    1  read           shape   (ResultRef 0)                                -> (1, 8, 32, 32)
+    2  call_function  add     (ResultRef 0, AttributeRef bias)             -> tensor
+    3  output                 (ResultRef 2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from streamplan.frontend.modes import AmbientModes
+from streamplan.ir import SourceLocation
+
+
+class InputRef(NamedTuple):
+    """A tensor that the caller gave."""
+
+    name: str
+
+
+class ResultRef(NamedTuple):
+    """A tensor that an event returned."""
+
+    event: int
+    path: tuple[Any, ...]
+    """Where in the event's result it is: keys from the outside in."""
+
+
+class OwnedRef(NamedTuple):
+    """A parameter, buffer or tensor attribute of the model, with what a call can learn of it."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class TensorTemplate(NamedTuple):
+    """Stands for a tensor in the template of a result."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+NO_ANSWER = object()
+"""The answer of an event that returns tensors or writes some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One use of tensors."""
+
+    kind: str
+    """`read`, `output`, or the opcode of a node."""
+    target: Any
+    """Name of what is read, or what is called."""
+    operands: Any
+    """Token of the arguments, with references in the place of tensors."""
+    settings: Any = None
+    """Token of the module that is called."""
+    modes: AmbientModes | None = None
+    """Switches of torch in the code around the call, if they differ from those that the run began with."""
+    answer: Any = NO_ANSWER
+    """What it returned, if that holds no tensor."""
+    node: str = ""
+    """Name of its node in the graph."""
+    template: Any = None
+    """What it returned, with templates in the place of tensors."""
+    location: SourceLocation | None = None
+    """Line of the user's code."""
+    module: tuple[str, str] = ("", "")
+    """Path and class name of the innermost module."""
+
+    def matches(self, other: Event) -> bool:
+        """Whether another run did the same here, as far as it decided it."""
+        return (
+            self.kind == other.kind
+            and self.target == other.target
+            and self.operands == other.operands
+            and self.settings == other.settings
+            and self.modes == other.modes
+        )
+
+
+def is_same_run(one: Sequence[Event], other: Sequence[Event]) -> bool:
+    """Whether two scripts tell of the same computation, with the same answers."""
+    return len(one) == len(other) and all(
+        a.matches(b) and (a.answer is b.answer or a.answer == b.answer) for a, b in zip(one, other, strict=True)
+    )
+
+
+def make_template(value: Any) -> Any:
+    """A result with templates in the place of tensors, in containers of the same classes."""
+    return map_tensors(value, lambda tensor, path: TensorTemplate(tuple(tensor.shape), tensor.dtype), torch.Tensor)
+
+
+def map_tensors(value: Any, make: Callable[[Any, tuple[Any, ...]], Any], kind: type, path: tuple[Any, ...] = ()) -> Any:
+    """A result with `make(item, path)` in the place of each item of a kind, in containers of the same classes."""
+    if isinstance(value, kind):
+        return make(value, path)
+    if isinstance(value, dict):
+        return type(value)((key, map_tensors(item, make, kind, (*path, key))) for key, item in value.items())
+    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
+        items = [map_tensors(item, make, kind, (*path, index)) for index, item in enumerate(value)]
+        if isinstance(value, list):
+            return items
+        if hasattr(value, "_fields"):
+            return type(value)(*items)
+        return tuple(items) if type(value) is tuple else type(value)(items)
+    return value
