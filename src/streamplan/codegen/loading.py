@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import linecache
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,17 +30,42 @@ class LoadedProgram:
 
 
 def load_program(program: Program) -> LoadedProgram:
-    """Compile the text under a name of its own and register its lines for tracebacks.
+    """Compile the text under a name of its own and register its lines for tracebacks, as long as its functions live.
 
     The name holds a hash of the text, so two programs never share one and equal programs do.
     """
-    digest = hashlib.sha256(program.source.encode()).hexdigest()[:12]
-    filename = f"<streamplan program {digest}>"
-    lines = program.source.splitlines(keepends=True)
-    linecache.cache[filename] = (len(program.source), None, lines, filename)
-    namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals}
-    exec(_renamed(_compiled(program.code), filename), namespace)
+    listing = _listing(program.source)
+    namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals, "__listing__": listing}
+    exec(_renamed(_compiled(program.code), listing.filename), namespace)
     return LoadedProgram(program, *(namespace[name] for name in ("prologue", "derive", "tile", "head")))
+
+
+class _Listing:
+    """The lines of a program's text, for tracebacks; the globals of all equal programs hold the one there is."""
+
+    def __init__(self, filename: str, source: str) -> None:
+        self.filename = filename
+        entry = (len(source), None, source.splitlines(keepends=True), filename)
+        linecache.cache[filename] = entry
+        weakref.finalize(self, _forget_lines, filename, entry).atexit = False
+
+
+_LISTINGS: weakref.WeakValueDictionary[str, _Listing] = weakref.WeakValueDictionary()
+
+
+def _listing(source: str) -> _Listing:
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    filename = f"<streamplan program {digest}>"
+    listing = _LISTINGS.get(filename)
+    if listing is None:
+        listing = _LISTINGS[filename] = _Listing(filename, source)
+    return listing
+
+
+def _forget_lines(filename: str, entry: Any) -> None:
+    """Take a listing out of Python's table, unless an equal program has put in its own meanwhile."""
+    if linecache.cache.get(filename) is entry:
+        del linecache.cache[filename]
 
 
 @lru_cache(maxsize=32)

@@ -29,7 +29,10 @@ Reserve = Callable[[Any, tuple[Any, ...]], int]
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts storages that come into being inside the `with` block; those that were there before do not count."""
+    """Counts storages that come into being inside the `with` block; those that were there before do not count.
+
+    What goes after the block is not noticed, and nothing is kept alive by then.
+    """
 
     def __init__(
         self, reserve: Reserve | None = None, known: Iterable[Tensor] = (), results: KnownResults | None = None
@@ -46,7 +49,7 @@ class LiveBytes(TorchDispatchMode):
         self._results = KnownResults() if results is None else results
         self._known = {x.untyped_storage()._cdata for x in known}
         self._held = list(known)  # else an address could be used again
-        self._alive: dict[int, int] = {}
+        self._alive: dict[int, tuple[weakref.ref[Any], int]] = {}
         self.current_bytes = 0
         self.peak_bytes = 0
         """Of tensors alone."""
@@ -67,6 +70,11 @@ class LiveBytes(TorchDispatchMode):
             self.peak_with_reserve, self._at_peak = self.current_bytes + extra, (func, _first_shape(out))
         return out
 
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._alive.clear()  # a storage may outlive the block; what was held for it may in turn hold the storage
+        self._held.clear()
+
     @property
     def peak_operation(self) -> str:
         """The operation that ran when most was alive, with the shape of what it computed."""
@@ -79,12 +87,11 @@ class LiveBytes(TorchDispatchMode):
         storage = x.untyped_storage()
         key = storage._cdata
         if key not in self._alive and key not in self._known:
-            self._alive[key] = storage.nbytes()
+            self._alive[key] = weakref.ref(storage, lambda _: self._forget(key)), storage.nbytes()
             self.current_bytes += storage.nbytes()
-            weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
-        self.current_bytes -= self._alive.pop(key)
+        self.current_bytes -= self._alive.pop(key)[1]
 
 
 def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
