@@ -49,7 +49,7 @@ def run_plainly(skeleton: Skeleton, inputs: ExampleInputs, fake_mode: FakeTensor
     """
     stream, mode = AtenStream(), ReadMode()
     try:
-        with fake_mode, stream, plain_checkpoint(), layers_unseen(mode), mode:
+        with fake_mode, stream, plain_checkpoint(), layers_unseen(mode, skeleton.root), mode:
             label_all(skeleton.tensors.items())
             args, kwargs = inputs.make(lambda name, fake: fake)
             values, spec = pytree.tree_flatten(skeleton.root(*args, **kwargs))

@@ -1,42 +1,49 @@
-"""Patches of torch that are in force while a model is traced, and never longer.
+"""Patches that are in force while a model is traced, for the thread that traces and for no other.
 
-Torch functions are seen by `TracingMode`; five things are not torch functions and are patched instead:
+Torch functions are seen by `TracingMode`; four things are not torch functions:
 
-    nn.Module.__call__           leaf modules become one node; the others keep the module path up to date
-    nn.Module.__getattr__        parameters and buffers become get_attr nodes
-    autograd.Function.apply      becomes one node, since a trace into `forward` would lose the custom backward
-    functions marked fx.wrap     become one node, as their authors asked for
-    registered functions         become one node (see `registered`)
+    modules of the model            leaf modules become one node; the others keep the module path up to date
+    autograd.Function.apply         becomes one node, since a trace into `forward` would lose the custom backward
+    functions marked fx.wrap        become one node, as their authors asked for
+    registered functions            become one node (see `registered`)
 
+Modules are those of a copy that is the tracer's own. The rest belongs to everybody, and is switched (see `switches`).
 Recomputing an activation changes no value, so `torch.utils.checkpoint` is reduced to a plain call, both in the trace
-and in the eager run it is compared with. Every patch acts on the tracing thread alone and is undone on errors too.
+and in the eager run it is compared with. Every patch is undone on errors too.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils.checkpoint
 from torch import nn
+from torch._dynamo import eval_frame
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import _symbolic_trace as fx_trace
 
-from streamplan.frontend.fake_proxy import contains_proxy
-from streamplan.frontend.leaves import is_torch_leaf
+from streamplan.frontend.leaves import TorchLeaves
 from streamplan.frontend.registered import registered_functions_patched
+from streamplan.frontend.switches import Attribute, Code, Item, switched
 
 if TYPE_CHECKING:
     from streamplan.frontend.reads import ReadMode
-    from streamplan.frontend.tracer import GraphTracer
+    from streamplan.frontend.recorder import Recorder
 
 _APPLY = torch.autograd.Function.__dict__["apply"]
-_CHECKPOINT_GENERATOR = "_checkpoint_without_reentrant_generator"
+_FUNCTION_APPLY = Code(_APPLY.__func__)
+_CHECKPOINT_GENERATOR = Code(torch.utils.checkpoint._checkpoint_without_reentrant_generator)
+_COMPILER_CALLBACK = Code(eval_frame._callback_from_stance)
+_SCRIPT_CALL = Attribute(torch.jit.ScriptFunction, "__call__")
+_IS_LOGGED = Attribute(logging.getLogger("torch._subclasses.fake_tensor"), "isEnabledFor")
+_MAX_KNOWN_CALLS = 2048
+"""Calls on fake tensors, of 2 KiB each, whose results torch may remember; a net of 100 layers makes some 300."""
 
 
 class FunctionApply:
@@ -72,32 +79,33 @@ class FunctionApply:
 
 
 @contextmanager
-def tracing_patches(tracer: GraphTracer) -> Iterator[None]:
-    """Route calls the tracer cannot see as torch functions to it."""
+def tracing_patches(recorder: Recorder, modules: Collection[nn.Module]) -> Iterator[None]:
+    """Route calls the tracer cannot see as torch functions to it.
+
+    Args:
+        recorder: The tracer, or what else is told of the run.
+        modules: The modules of its copy of the model.
+    """
     with ExitStack() as stack:
-        stack.enter_context(_set_attribute(nn.Module, "__call__", _module_call(tracer)))
-        stack.enter_context(_set_attribute(nn.Module, "__getattr__", _module_getattr(tracer)))
+        stack.enter_context(_calls_replaced(modules, partial(_call_module, recorder)))
         stack.enter_context(_plain_checkpoint_generator())
-        stack.enter_context(registered_functions_patched(tracer))
-        stack.enter_context(_set_attribute(torch.autograd.Function, "apply", classmethod(_function_apply(tracer))))
+        stack.enter_context(registered_functions_patched(recorder))
+        stack.enter_context(switched(_FUNCTION_APPLY, partial(_apply, recorder)))
         for (_, name), namespace in list(fx_trace._wrapped_fns_to_patch.items()):
             if name in namespace:
-                stack.enter_context(_set_item(namespace, name, _wrapped_function(tracer, namespace[name])))
+                stack.enter_context(switched(Item(namespace, name), partial(_call_wrapped, recorder)))
         yield
 
 
 @contextmanager
-def layers_unseen(mode: ReadMode) -> Iterator[None]:
-    """Keep what torch's own layers do inside out of a log of reads."""
-    original, thread = nn.Module.__call__, threading.get_ident()
+def layers_unseen(mode: ReadMode, root: nn.Module) -> Iterator[None]:
+    """Keep what torch's own layers of a copy of a model do inside out of a log of reads."""
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread or not is_torch_leaf(module):
-            return original(module, *args, **kwargs)
+    def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         with mode.suspended():
-            return original(module, *args, **kwargs)
+            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
-    with _set_attribute(nn.Module, "__call__", call):
+    with _calls_replaced(list(filter(TorchLeaves(), root.modules())), call):
         yield
 
 
@@ -107,117 +115,80 @@ def steady_execution() -> Iterator[None]:
 
     A TorchScript function optimises itself from call to call, so that two runs would differ, and no tracer sees what
     it does; the Python function it was made from is called instead. What `torch.compile` made runs as the Python it was
-    made from, in all threads: nothing is compiled for fake tensors. Fake tensors log errors that are raised, with their
-    place, all the same.
+    made from: nothing is compiled for fake tensors. Fake tensors log errors that are raised, with their place, all the
+    same. What torch remembers of calls on them is bounded.
     """
-    script_call = torch.jit.ScriptFunction.__call__
-    thread = threading.get_ident()
 
-    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_script(original: Callable[..., Any], function: Any, /, *args: Any, **kwargs: Any) -> Any:
         source = getattr(function, "_torchdynamo_inline", None)
-        if source is None or threading.get_ident() != thread:
-            return script_call(function, *args, **kwargs)
-        return source(*args, **kwargs)
+        return original(function, *args, **kwargs) if source is None else source(*args, **kwargs)
 
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled = logger.disabled
-    logger.disabled = True
-    try:
-        with _set_attribute(torch.jit.ScriptFunction, "__call__", call), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        logger.disabled = disabled
+    with ExitStack() as stack:
+        stack.enter_context(switched(_SCRIPT_CALL, call_script))
+        stack.enter_context(switched(_COMPILER_CALLBACK, lambda original, callback: None))
+        stack.enter_context(switched(_IS_LOGGED, lambda original, level: False))
+        stack.callback(_forget_calls)
+        yield
+
+
+def _forget_calls() -> None:
+    """Empty torch's table of calls on fake tensors if it has grown too large; torch keeps it for the process."""
+    if len(FakeTensorMode.cache) > _MAX_KNOWN_CALLS:
+        FakeTensorMode.cache_clear()
 
 
 @contextmanager
 def plain_checkpoint() -> Iterator[None]:
     """Let `torch.utils.checkpoint` call its function once, and nothing else."""
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(original: Callable[..., Any], cls: Any, /, *args: Any, **kwargs: Any) -> Any:
         if cls is torch.utils.checkpoint.CheckpointFunction:
             return args[0](*args[2:])
-        return _APPLY.__get__(None, cls)(*args, **kwargs)
+        return original(cls, *args, **kwargs)
 
-    with _plain_checkpoint_generator(), _set_attribute(torch.autograd.Function, "apply", classmethod(apply)):
+    with _plain_checkpoint_generator(), switched(_FUNCTION_APPLY, apply):
         yield
 
 
 @contextmanager
 def _plain_checkpoint_generator() -> Iterator[None]:
-    def generator(*args: Any, **kwargs: Any) -> Iterator[None]:
+    def generator(original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Iterator[None]:
         yield
 
-    with _set_attribute(torch.utils.checkpoint, _CHECKPOINT_GENERATOR, generator):
+    with switched(_CHECKPOINT_GENERATOR, generator):
         yield
 
 
 @contextmanager
-def _set_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    missing = object()
-    original = vars(owner).get(name, missing)
-    setattr(owner, name, value)
+def _calls_replaced(modules: Collection[nn.Module], call: Callable[..., Any]) -> Iterator[None]:
+    """Let calls of some modules, which are nobody else's, be calls of `call` with the module in front.
+
+    `nn.Module.__call__` asks each module for such a function, which `torch.compile` would have put there.
+    """
+    for module in modules:
+        vars(module)["_compiled_call_impl"] = partial(call, module)
     try:
         yield
     finally:
-        if original is missing:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, original)
+        for module in modules:
+            vars(module).pop("_compiled_call_impl", None)
 
 
-@contextmanager
-def _set_item(namespace: MutableMapping[str, Any], name: str, value: Any) -> Iterator[None]:
-    original = namespace[name]
-    namespace[name] = value
-    try:
-        yield
-    finally:
-        namespace[name] = original
+def _call_module(recorder: Recorder, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    if recorder.executing:
+        return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+    return recorder.call_module(module, args, kwargs)
 
 
-def _module_call(tracer: GraphTracer) -> Callable[..., Any]:
-    original = nn.Module.__call__
-    thread = threading.get_ident()
-
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread or tracer.executing:
-            return original(module, *args, **kwargs)
-        return tracer.call_module(module, args, kwargs, original)
-
-    return call
+def _apply(recorder: Recorder, original: Callable[..., Any], cls: Any, /, *args: Any, **kwargs: Any) -> Any:
+    if cls is torch.utils.checkpoint.CheckpointFunction:
+        return args[0](*args[2:])
+    if recorder.executing:
+        return original(cls, *args, **kwargs)
+    return recorder.record("call_function", FunctionApply(cls), args, kwargs)
 
 
-def _module_getattr(tracer: GraphTracer) -> Callable[..., Any]:
-    original = nn.Module.__getattr__
-    thread = threading.get_ident()
-
-    def read(module: nn.Module, name: str) -> Any:
-        value: Any = original(module, name)
-        if isinstance(value, torch.Tensor) and not tracer.executing and threading.get_ident() == thread:
-            return tracer.read_attribute(value)
-        return value
-
-    return read
-
-
-def _function_apply(tracer: GraphTracer) -> Callable[..., Any]:
-    thread = threading.get_ident()
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if cls is torch.utils.checkpoint.CheckpointFunction and threading.get_ident() == thread:
-            return args[0](*args[2:])
-        if threading.get_ident() != thread or tracer.executing:
-            return _APPLY.__get__(None, cls)(*args, **kwargs)
-        return tracer.record("call_function", FunctionApply(cls), args, kwargs)
-
-    return apply
-
-
-def _wrapped_function(tracer: GraphTracer, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if contains_proxy((args, kwargs)):
-            return tracer.record("call_function", function, args, kwargs)
-        return function(*args, **kwargs)
-
-    return call
+def _call_wrapped(recorder: Recorder, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    if recorder.involves((args, kwargs)):
+        return recorder.record("call_function", original, args, kwargs)
+    return original(*args, **kwargs)

@@ -9,11 +9,10 @@ table or a `functools.partial`. Functions of torch, and `autograd.Function`s, be
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +22,14 @@ from torch.overrides import get_overridable_functions
 from torch.utils import _pytree as pytree
 
 from streamplan.frontend.facts import map_structure
-from streamplan.frontend.fake_proxy import contains_proxy
 from streamplan.frontend.leaves import plain_class
+from streamplan.frontend.switches import Code, switched
 from streamplan.ir import AttributeRef, TensorSpec, ValueRef
 
 if TYPE_CHECKING:
-    from streamplan.frontend.tracer import GraphTracer
+    from streamplan.frontend.recorder import Recorder
 
 _CONSTANTS = (torch.Tensor, bool, int, float, complex, str, type(None), torch.dtype, torch.device, slice, type(...))
-_PLACEHOLDER = "the dispatcher stands here"
 
 ReadCall = Callable[[nn.Module | None, str, Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 """Canonical arguments of a call, from its module and path, its arguments by name, and those with specs for tensors."""
@@ -97,43 +95,19 @@ def is_torch_function(target: Any) -> bool:
 
 
 @contextmanager
-def registered_functions_patched(tracer: GraphTracer) -> Iterator[None]:
+def registered_functions_patched(recorder: Recorder) -> Iterator[None]:
     """Let every registered Python function ask the tracer when it is called."""
-    functions = [f for f in TARGETS if isinstance(f, FunctionType) and not is_torch_function(f)]
-    originals = [function.__code__ for function in functions]
-    try:
-        for function in functions:
-            function.__code__ = _asking_code(function, _dispatcher(tracer, function))
+    with ExitStack() as stack:
+        for function in list(TARGETS):
+            if isinstance(function, FunctionType) and not is_torch_function(function):
+                stack.enter_context(switched(Code(function), partial(_call, recorder, function)))
         yield
-    finally:
-        for function, code in zip(functions, originals, strict=True):
-            function.__code__ = code
 
 
-def _dispatcher(tracer: GraphTracer, function: FunctionType) -> Callable[..., Any]:
-    original = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
-    original.__kwdefaults__ = function.__kwdefaults__
-    thread = threading.get_ident()
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        is_traced = threading.get_ident() == thread and not tracer.executing and contains_proxy((args, kwargs))
-        if is_traced and all(isinstance(leaf, _CONSTANTS) for leaf in pytree.tree_leaves((args, kwargs))):
-            return tracer.record("call_function", function, args, kwargs)
-        return original(*args, **kwargs)
-
-    return call
-
-
-def _asking_code(function: FunctionType, dispatcher: Callable[..., Any]) -> Any:
-    """Code that can stand in for that of `function` and calls `dispatcher`, which is one of its constants."""
-
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
-        dispatch: Any = "the dispatcher stands here"
-        return dispatch(*args, **kwargs)
-
-    code = stand_in.__code__
-    constants = tuple(dispatcher if constant == _PLACEHOLDER else constant for constant in code.co_consts)
-    # Python accepts code for a function only if it has as many free variables; these are never read.
-    return code.replace(co_consts=constants, co_freevars=function.__code__.co_freevars)
+def _call(
+    recorder: Recorder, function: FunctionType, original: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    is_traced = not recorder.executing and recorder.involves((args, kwargs))
+    if is_traced and all(isinstance(leaf, _CONSTANTS) for leaf in pytree.tree_leaves((args, kwargs))):
+        return recorder.record("call_function", function, args, kwargs)
+    return original(*args, **kwargs)
