@@ -6,57 +6,28 @@ loss = criterion(streamed(image), target)
 loss.backward()
 """
 
-from streamplan import init, testing
-from streamplan.api import (
-    ParetoPoint,
-    StreamedModule,
-    TensorError,
-    VerificationReport,
-    activation_statistics,
-    compile,
-    input_gradient,
-    pareto_front,
-    plan,
-    receptive_field,
-    register_rule,
-    unregister_rule,
-    verify,
-)
-from streamplan.errors import StreamPlanError
-from streamplan.images import Source, open_slide
-from streamplan.planning import Plan
-from streamplan.report.initialisation import InitialisationReport, LayerInitialisation
-from streamplan.report.receptive_field import ReceptiveFieldReport
-from streamplan.report.statistics import ActivationStatistics, ChannelStatistics
-from streamplan.rules import LocalRule
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ActivationStatistics",
-    "ChannelStatistics",
-    "InitialisationReport",
-    "LayerInitialisation",
-    "LocalRule",
-    "ParetoPoint",
-    "Plan",
-    "ReceptiveFieldReport",
-    "Source",
-    "StreamPlanError",
-    "StreamedModule",
-    "TensorError",
-    "VerificationReport",
-    "__version__",
-    "activation_statistics",
-    "compile",
-    "init",
-    "input_gradient",
-    "open_slide",
-    "pareto_front",
-    "plan",
-    "receptive_field",
-    "register_rule",
-    "testing",
-    "unregister_rule",
-    "verify",
-]
+if TYPE_CHECKING:
+    from streamplan.public import *  # noqa: F403 - all that it exports
+else:
+
+    def __getattr__(name: str) -> Any:
+        """What is first asked for: a public name or a module. Torch, which takes seconds, is imported then."""
+        public = importlib.import_module("streamplan.public")
+        if name == "__all__":
+            return [*public.__all__, "__version__"]
+        if name in public.__all__:
+            return globals().setdefault(name, getattr(public, name))
+        if name in globals():  # a module that came with the import
+            return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=public)
+
+    def __dir__() -> list[str]:
+        """What may be asked for."""
+        return sorted({*importlib.import_module("streamplan.public").__all__, *globals()})

@@ -41,19 +41,63 @@ def test_all_figures(run: RunLine, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("plot")
-def test_a_folder_for_one_and_a_name_without_an_end(run: RunLine, tmp_path: Path) -> None:
-    assert run(f"{LINE} --what tiles --output {tmp_path}").out == f"{tmp_path}/tiles.png\n"
-    assert run(f"{LINE} --what tiles --output {tmp_path}/grid").out == f"{tmp_path}/grid.png\n"
+@pytest.mark.parametrize("name", ["", "grid", "grid/", "grid.png/", "figures.v2", "there.png"])
+def test_a_folder_for_one(run: RunLine, tmp_path: Path, name: str) -> None:
+    """What does not end as pictures do is a folder, and so is what is one already."""
+    (tmp_path / "there.png").mkdir()
+    folder = tmp_path / name
+    assert run(f"{LINE} --what tiles --output {tmp_path}/{name}").out == f"{folder}/tiles.png\n"
+    assert (folder / "tiles.png").read_bytes().startswith(PNG)
 
 
 @pytest.mark.usefixtures("plot")
-def test_a_file_where_a_folder_is_needed(run: RunLine, tmp_path: Path) -> None:
+def test_a_name_in_capitals(run: RunLine, tmp_path: Path) -> None:
+    assert run(f"{LINE} --what tiles --output {tmp_path}/GRID.PNG").out == f"{tmp_path}/GRID.PNG\n"
+    assert (tmp_path / "GRID.PNG").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("what", ["", "--what all "])
+@pytest.mark.parametrize("name", ["one.png", "made/One.PNG"])
+def test_one_file_for_all_figures(run: RunLine, tmp_path: Path, what: str, name: str) -> None:
+    result = run(f"{LINE} {what}--output {tmp_path}/{name}")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"error: {tmp_path}/{name} is one file for 4 figures\n")
+    assert "pareto, memory, tiles, depth" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["all", "tiles"])
+@pytest.mark.parametrize("end", ["svg", "jpg", "JPEG", "pdf", "eps", "tiff", "gif"])
+def test_another_format(run: RunLine, tmp_path: Path, what: str, end: str) -> None:
+    result = run(f"{LINE} --what {what} --output {tmp_path}/grid.{end}")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"error: {tmp_path}/grid.{end} cannot be written\n  why:   figures are PNG files\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["", "--what tiles"])
+def test_a_file_where_a_folder_is_needed(run: RunLine, tmp_path: Path, words: str) -> None:
     path = tmp_path / "taken"
     path.write_text("here", encoding="utf-8")
-    result = run(f"{LINE} --output {path}")
+    result = run(f"{LINE} {words} --output {path}")
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"error: {path} cannot be written\n")
     assert path.read_text(encoding="utf-8") == "here"
+
+
+@pytest.mark.usefixtures("plot")
+@pytest.mark.parametrize("name", ["taken/in/figures", "taken/grid.png"])
+def test_a_file_where_a_folder_must_be_made(run: RunLine, tmp_path: Path, name: str) -> None:
+    (tmp_path / "taken").write_text("here", encoding="utf-8")
+    result = run(f"{LINE} --what tiles --output {tmp_path}/{name}")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"error: {tmp_path}/{name} cannot be written\n")
+
+
+@pytest.mark.usefixtures("plot")
+def test_nothing_is_made_for_a_plan_that_there_is_not(run: RunLine, tmp_path: Path) -> None:
+    assert run(f"plot :Global --input-size 1,3,40,36 --output {tmp_path}/figures").code == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_matplotlib(run: RunLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

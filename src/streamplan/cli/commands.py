@@ -1,5 +1,7 @@
 """The commands `plan`, `receptive-field` and `verify`: a model, one call of `streamplan`, and what it found.
 
+Everything here imports torch, so it is imported when a line is known to be right.
+
 Options carry the names of the functions' arguments and are absent where the line does not give them, so that defaults
 are those of the functions.
 """
@@ -14,7 +16,7 @@ from torch import nn
 
 from streamplan.api import plan, receptive_field, verify
 from streamplan.cli.failures import ExitCode
-from streamplan.cli.models import load_model
+from streamplan.cli.models import load_model, users_code
 from streamplan.cli.output import Outcome, receptive_field_json, verification_json
 
 TILING_OPTIONS = ("tile_size", "cut", "halo", "batch_norm", "carries", "keep_tiles")
@@ -25,6 +27,15 @@ PLACE_OPTIONS = ("dtype", "device", "calibrate")
 """Options about the image and the device."""
 PLAN_OPTIONS = (*TILING_OPTIONS, *BUDGET_OPTIONS, *PLACE_OPTIONS)
 """The options of `streamplan.plan`."""
+
+
+def run_command(line: Namespace) -> Outcome:
+    """The command of a line."""
+    if line.command == "plot":
+        from streamplan.cli.plotting import run_plot  # noqa: PLC0415 - it imports this module
+
+        return run_plot(line)
+    return {"plan": run_plan, "receptive-field": run_receptive_field, "verify": run_verify}[line.command](line)
 
 
 def run_plan(line: Namespace) -> Outcome:
@@ -69,9 +80,13 @@ def build_model(line: Namespace, *, needs_data: bool = False) -> nn.Module:
     """
     if needs_data:
         torch.manual_seed(getattr(line, "seed", 0))
-    model = load_model(line.model, dict(line.arg), needs_data=needs_data).train(line.train)
-    dtype = getattr(line, "dtype", None)
-    return model if needs_data or dtype is None or not dtype.is_floating_point else model.to(dtype)
+    model = load_model(line.model, dict(line.arg), needs_data=needs_data)
+    dtype = given(line, ("dtype",)).get("dtype")
+    with users_code(f"{line.model} cannot be put into the mode or the dtype of the line"):
+        model.train(line.train)
+        if dtype is not None and dtype.is_floating_point and not needs_data:
+            model.to(dtype)
+    return model
 
 
 def input_size(line: Namespace) -> tuple[Any, ...]:
@@ -81,8 +96,10 @@ def input_size(line: Namespace) -> tuple[Any, ...]:
 
 
 def given(line: Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """The options among these names that are on the line."""
+    """The options among these names that are on the line, as the functions take them."""
     found = {name: getattr(line, name) for name in names if hasattr(line, name)}
+    if "dtype" in found:
+        found["dtype"] = getattr(torch, found["dtype"])
     if "cut" in found:
         found["cut"] = found["cut"][0] if len(found["cut"]) == 1 else tuple(found["cut"])
     return found

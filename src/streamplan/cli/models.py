@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from streamplan.cli.failures import UsageError
+from streamplan.cli.values import MODEL_FORMS, split_target
 from streamplan.frontend.locations import error_location
 
-_FORMS = "name it as pkg.mod:factory or path/to/net.py:factory"
 _MAX_NAMES = 8
 """Names of a module that are told where the one asked for is missing."""
 
@@ -38,10 +38,10 @@ def load_model(target: str, arguments: Mapping[str, Any], *, needs_data: bool) -
     Raises:
         UsageError: The module cannot be imported, has no such attribute, or what it has makes no `nn.Module`.
     """
-    source, colon, path = target.rpartition(":")
-    if not colon or not source or not path:
-        raise UsageError(f"{target!r} names no model", why="it has no module and attribute around a colon", do=_FORMS)
-    factory = _attribute(_import(source), path, target)
+    source, path = split_target(target)
+    module = _import(source)
+    with users_code(f"{target} cannot be looked up"):
+        factory = _attribute(module, path, target)
     if isinstance(factory, nn.Module):
         if arguments:
             raise UsageError(
@@ -69,25 +69,25 @@ def load_model(target: str, arguments: Mapping[str, Any], *, needs_data: bool) -
 def _import(source: str) -> ModuleType:
     is_file = source.endswith(".py")
     file = Path(source)
-    if is_file and not file.is_file():
-        raise UsageError(f"there is no file {source}", do=_FORMS)
     for folder in (Path.cwd(), file.resolve().parent if is_file else Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
     try:
         return _import_file(file) if is_file else importlib.import_module(source)
+    except KeyboardInterrupt:
+        raise
     except ModuleNotFoundError as error:
         if error.name and f"{source}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"there is no module {source}",
                 why=f"Python finds no {error.name} here or among what is installed",
-                do=f"{_FORMS}, from the folder that holds pkg",
+                do=f"{MODEL_FORMS}, from the folder that holds pkg",
             ) from error
-        raise _failure(f"{source} cannot be imported", error, do="install what it imports") from error
-    except (Exception, SystemExit) as error:  # the user's module may raise anything
+        raise failure(f"{source} cannot be imported", error, do="install what it imports") from error
+    except BaseException as error:  # the user's module may raise anything, and may end the process
         mend = "put what is to run as a script under if __name__ == '__main__':"
         do = mend if isinstance(error, SystemExit) else "check that Python imports it"
-        raise _failure(f"{source} cannot be imported", error, do=do) from error
+        raise failure(f"{source} cannot be imported", error, do=do) from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -126,25 +126,45 @@ def _is_factory(value: Any, module: ModuleType) -> bool:
 
 
 def _call(factory: Any, arguments: Mapping[str, Any], target: str, *, needs_data: bool) -> Any:
-    if not needs_data:  # what it raises is not told: it runs again below
-        with contextlib.suppress(Exception), torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # weights that a factory loads go nowhere, and torch says so of each
-            return factory(**arguments)
-    try:
+    if not needs_data:
+        try:
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # weights that a factory loads go nowhere, and torch says so of each
+                return factory(**arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - it runs again below, and what it raises is told there
+            pass
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    with users_code(
+        f"{target} fails when called with {given or 'no arguments'}", may_lack="its arguments with --arg NAME=VALUE"
+    ):
         return factory(**arguments)
-    except Exception as error:  # the user's factory may raise anything
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        raise _failure(
-            f"{target} fails when called with {given or 'no arguments'}",
-            error,
-            do="give its arguments with --arg NAME=VALUE"
-            if isinstance(error, TypeError)
-            else "check that it runs in Python",
-        ) from error
 
 
-def _failure(what: str, error: BaseException, *, do: str) -> UsageError:
+@contextlib.contextmanager
+def users_code(what: str, *, may_lack: str = "") -> Iterator[None]:
+    """A block that runs the user's code, which may raise anything and may end the process.
+
+    Args:
+        what: What it cannot do.
+        may_lack: What to give if it raises a `TypeError`.
+
+    Raises:
+        UsageError: It raised something else than that.
+    """
+    try:
+        yield
+    except (UsageError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        do = f"give {may_lack}" if may_lack and isinstance(error, TypeError) else ""
+        raise failure(what, error, do=do) from error
+
+
+def failure(what: str, error: BaseException, *, do: str = "") -> UsageError:
     """An exception of the user's code."""
     location = error_location(error.__traceback__)
     where = "" if location is None else str(location)
-    return UsageError(what, where=where, why=f"{type(error).__name__}: {error}", do=do)
+    advice = "let it raise an error instead" if isinstance(error, SystemExit) else "check that it runs in Python"
+    return UsageError(what, where=where, why=f"{type(error).__name__}: {error}", do=do or advice)

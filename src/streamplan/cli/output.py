@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 
 from streamplan.api import VerificationReport
 from streamplan.cli.failures import ExitCode
+from streamplan.cli.streams import tell, writing
 from streamplan.report.receptive_field import ReceptiveFieldReport
 
 
@@ -30,15 +30,20 @@ class Outcome:
     """What is worth a second look; it goes to standard error."""
     code: ExitCode = ExitCode.DONE
 
+    def write(self, stream: TextIO) -> None:
+        """Write the result on a stream, and the note on standard error.
 
-def write(outcome: Outcome) -> None:
-    """Write a result on standard output, and its note on standard error."""
-    if outcome.table is not None and sys.stdout.isatty():
-        Console(file=sys.stdout).print(outcome.table)
-    else:
-        sys.stdout.write(f"{outcome.text}\n")
-    if outcome.note:
-        sys.stderr.write(f"note: {outcome.note}\n")
+        Raises:
+            BrokenPipeError: Who reads the stream has left.
+            OutputError: It cannot be written.
+        """
+        with writing(stream):
+            if self.table is not None and stream.isatty():
+                Console(file=stream).print(self.table)
+            else:
+                stream.write(f"{self.text}\n")
+        if self.note:
+            tell(f"note: {self.note}")
 
 
 def receptive_field_json(report: ReceptiveFieldReport) -> str:

@@ -1,23 +1,32 @@
-"""What may be written on the command line."""
+"""What may be written on the command line. Nothing here imports torch, which takes seconds."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import streamplan
-from streamplan.cli.commands import run_plan, run_receptive_field, run_verify
 from streamplan.cli.failures import UsageError
-from streamplan.cli.output import Outcome
-from streamplan.cli.plotting import FIGURES, run_plot
-from streamplan.cli.values import parse_assignment, parse_device, parse_dtype, parse_size, parse_tile_size
+from streamplan.cli.figures import FIGURES, figure_paths
+from streamplan.cli.values import (
+    parse_assignment,
+    parse_count,
+    parse_device,
+    parse_dtype,
+    parse_seed,
+    parse_size,
+    parse_target,
+    parse_tile_size,
+)
 from streamplan.options import BATCH_NORM_POLICIES, CARRY_PLACEMENTS, HALO_POLICIES, OPTIMIZER_STATES
 
 _ABSENT = argparse.SUPPRESS
 """Default of options that `streamplan`'s functions have a default for."""
-_EXIT_CODES = "exit codes: 0 done, 1 verification failed, 2 the line is wrong, 3 the model or the budget is refused"
+_EXIT_CODES = (
+    "exit codes: 0 done, 1 verification failed, 2 the line is wrong, 3 the model or the budget is refused, "
+    "70 another error, 74 the result cannot be written"
+)
 _METHODS = ("analytic", "probe", "both")
 
 
@@ -35,8 +44,21 @@ class _Parser(argparse.ArgumentParser):
         return line, unknown
 
 
+def parse_line(words: Sequence[str] | None) -> argparse.Namespace:
+    """What a line says; None takes the words of the process.
+
+    Raises:
+        UsageError: It is no line that could be run.
+        SystemExit: With code 0, after `--help` and `--version`.
+    """
+    line = build_parser().parse_args(words)
+    if line.command == "plot":
+        line.paths = figure_paths(line.what, line.output)
+    return line
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole line; the function of the command is its `run`."""
+    """The parser of the whole line."""
     parser = _Parser(
         prog="streamplan",
         description="Plan, check and draw how a convolutional net is trained tile by tile.",
@@ -44,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"streamplan {streamplan.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    command = _command(commands, "plan", run_plan, "what would be streamed, and what a training step takes")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    command = _command(commands, "plan", "what would be streamed, and what a training step takes")
     _add_tiling(command)
     _add_budget(command)
     _add_place(command)
@@ -54,19 +76,19 @@ def build_parser() -> argparse.ArgumentParser:
     forms.add_argument("--json", action="store_true", help="print the plan as JSON, for streamplan.Plan.from_json")
     forms.add_argument("--verbose", action="store_true", help="show all cuts, and all phases item by item, as text")
 
-    command = _command(commands, "receptive-field", run_receptive_field, "what every streamed value reads of the image")
+    command = _command(commands, "receptive-field", "what every streamed value reads of the image")
     _add_tile_size_and_cut(command)
     _add_place(command)
     command.add_argument("--method", choices=_METHODS, default=_ABSENT, help="how it is found (default: both)")
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
-    command = _command(commands, "verify", run_verify, "compare a streamed step with the plain net's, tensor by tensor")
+    command = _command(commands, "verify", "compare a streamed step with the plain net's, tensor by tensor")
     _add_tiling(command)
     _add_budget(command)
     _add_comparison(command)
     command.add_argument("--json", action="store_true", help="print the comparison and the plan as JSON")
 
-    command = _command(commands, "plot", run_plot, "draw a plan and its alternatives; needs streamplan[plot]")
+    command = _command(commands, "plot", "draw a plan and its alternatives; needs streamplan[plot]")
     _add_tiling(command)
     _add_budget(command)
     _add_place(command)
@@ -75,15 +97,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], Outcome], text: str) -> _Parser:
+def _command(commands: Any, name: str, text: str) -> _Parser:
     """A command with the arguments that all have."""
     parser: _Parser = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXIT_CODES, allow_abbrev=False
     )
-    parser.set_defaults(run=run)
     group = parser.add_argument_group("model")
     group.add_argument(
         "model",
+        type=parse_target,
         metavar="pkg.mod:factory",
         help="a class or function that makes an nn.Module, or an nn.Module; also path/to/net.py:factory",
     )
@@ -105,6 +127,9 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], Outco
     )
     group.add_argument(
         "--train", action="store_true", help="put the model in training mode (default: it is put in eval mode)"
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in Python an error comes from, besides what it says"
     )
     return parser
 
@@ -150,7 +175,7 @@ def _add_tiling(parser: _Parser) -> None:
     )
     group.add_argument(
         "--keep-tiles",
-        type=int,
+        type=parse_count,
         default=_ABSENT,
         metavar="N",
         help="how many tiles keep their activations for the backward pass (default: 1, or what a budget allows)",
@@ -209,13 +234,11 @@ def _add_comparison(parser: _Parser) -> None:
         "--rtol", type=float, default=_ABSENT, metavar="R", help="largest relative error that passes (default: 1e-10)"
     )
     group.add_argument(
-        "--seed", type=int, default=_ABSENT, metavar="N", help="seed of the weights and the image (default: 0)"
+        "--seed", type=parse_seed, default=_ABSENT, metavar="N", help="seed of the weights and the image (default: 0)"
     )
 
 
 def _add_figures(parser: _Parser) -> None:
     group = parser.add_argument_group("figures", "; ".join(f"{name}: {text}" for name, text in FIGURES.items()))
     group.add_argument("--what", choices=(*FIGURES, "all"), default="all", help="what to draw (default: all)")
-    group.add_argument(
-        "--output", type=Path, required=True, metavar="PATH", help="a PNG file for one figure, a folder for all"
-    )
+    group.add_argument("--output", required=True, metavar="PATH", help="a file x.png for one figure, or else a folder")

@@ -2,34 +2,93 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+import traceback
+from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from streamplan.cli.failures import exit_code
-from streamplan.cli.output import Outcome, write
-from streamplan.cli.parser import build_parser
+from streamplan.cli.failures import ExitCode, OutputError, UnexpectedError, UsageError, exit_code
+from streamplan.cli.parser import parse_line
+from streamplan.cli.streams import STDOUT, discard, own_output, tell, writing
 from streamplan.errors import StreamPlanError
+
+if TYPE_CHECKING:
+    from streamplan.cli.output import Outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: The words after the program's name; None takes those of the process.
+        argv: The words after the program's name; None takes those of the process, which then ends with the command.
 
     Returns:
-        The exit code: 0 done, 1 verification failed, 2 the line is wrong, 3 streamplan refuses.
+        The exit code, an `ExitCode`.
 
     Raises:
         SystemExit: With code 0, after `--help` and `--version`.
     """
+    is_process = argv is None and sys.stdout is sys.__stdout__
     try:
-        line = build_parser().parse_args(argv)
-        with contextlib.redirect_stdout(sys.stderr):  # what the user's module prints is no part of the outcome
-            outcome: Outcome = line.run(line)
+        line = _parse(argv)
+        with own_output(is_process=is_process) as stream:
+            outcome = _outcome(line)
+        outcome.write(stream)
     except StreamPlanError as error:
-        sys.stderr.write(f"error: {error}\n")
+        tell(f"error: {error}")
         return exit_code(error)
-    write(outcome)
+    except BrokenPipeError:
+        return ExitCode.UNREAD
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return ExitCode.INTERRUPTED
     return outcome.code
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    try:
+        return parse_line(argv)
+    except SystemExit:
+        if sys.stdout is not None:
+            _write_help()
+        raise
+
+
+def _write_help() -> None:
+    """Write what argparse has printed; it tells nothing of what goes wrong."""
+    try:
+        with writing(sys.stdout):
+            pass
+    except (BrokenPipeError, OutputError):
+        discard(STDOUT)  # else Python tries again as it ends
+        raise
+
+
+def _outcome(line: Namespace) -> Outcome:
+    """Run a command.
+
+    Raises:
+        StreamPlanError: It failed, whatever the user's code or torch raised.
+    """
+    try:
+        from streamplan.cli.commands import run_command  # noqa: PLC0415 - torch, which takes seconds
+
+        return run_command(line)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if line.traceback:
+            tell(traceback.format_exc())
+        if isinstance(error, StreamPlanError):
+            raise
+        raise _told(error, line.command) from error
+
+
+def _told(error: BaseException, command: str) -> StreamPlanError:
+    """An error that is none of streamplan's own, as one."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    told = {"where": f"{where.filename}:{where.lineno}: {where.line}", "why": f"{type(error).__name__}: {error}"}
+    if isinstance(error, SystemExit):
+        return UsageError("the model ended the process", **told, do="let it raise an error instead")
+    return UnexpectedError(f"{command} failed", **told, do="--traceback shows how it came to that")

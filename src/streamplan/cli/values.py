@@ -1,29 +1,76 @@
-"""From one word of the command line to a value; argparse puts the name of the option before what is raised here."""
+"""From one word of the command line to a value; argparse puts the name of the option before what is raised here.
+
+Nothing here imports torch, which takes seconds: a mistake is told at once.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import Any
 
-import torch
+from streamplan.cli.failures import UsageError
+
+DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "double", "float", "half"),
+    *("complex64", "complex128", "uint8", "int8", "int16", "int32", "int64", "bool"),
+)
+"""Names of dtypes that an image may have."""
+DEVICES = ("cpu", "cuda", "mps", "xpu", "meta")
+"""Kinds of devices that may be planned for."""
+MODEL_FORMS = "name it as pkg.mod:factory or path/to/net.py:factory"
+_LARGEST = 2**63 - 1
+"""Torch counts in 64 bits."""
+
+
+def parse_target(text: str) -> str:
+    """The name of a model, which has a module or a file, a colon and an attribute.
+
+    Raises:
+        UsageError: A part is missing, or the file.
+    """
+    source, _ = split_target(text)
+    if source.endswith(".py") and not _is_file(source):
+        raise UsageError(f"there is no file {source}", do=MODEL_FORMS)
+    return text
+
+
+def split_target(text: str) -> tuple[str, str]:
+    """The module or file of a model's name, and the attribute.
+
+    >>> split_target("monai.networks.nets:resnet18")
+    ('monai.networks.nets', 'resnet18')
+
+    Raises:
+        UsageError: A part is missing.
+    """
+    source, _, path = text.rpartition(":")
+    if not source or not path:
+        raise UsageError(
+            f"{text!r} names no model", why="it has no module and attribute around a colon", do=MODEL_FORMS
+        )
+    return source, path
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # in a folder that may not be read, or longer than names may be
+        return False
 
 
 def parse_size(text: str) -> tuple[int, ...]:
-    """The size of an input. How many numbers, and which, streamplan itself checks.
+    """The size of an input. How many numbers there must be, streamplan itself checks.
 
     >>> parse_size("1,3,8192,8192")
     (1, 3, 8192, 8192)
 
     Raises:
-        ArgumentTypeError: It is not integers with commas between them.
+        ArgumentTypeError: It is not positive integers with commas between them.
     """
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ArgumentTypeError(
-            f"{text!r} is not a size: give batch, channels and extents, such as 1,3,8192,8192"
-        ) from None
+    return _positive(text, "a size: give batch, channels and extents, such as 1,3,8192,8192")
 
 
 def parse_tile_size(text: str) -> int | tuple[int, ...]:
@@ -35,11 +82,46 @@ def parse_tile_size(text: str) -> int | tuple[int, ...]:
     Raises:
         ArgumentTypeError: It is not positive integers with commas between them.
     """
-    numbers = [word.strip() for word in text.split(",")]
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise ArgumentTypeError(f"{text!r} is not a tile size: give 2048, or one number per axis, such as 1024,2048")
-    sizes = tuple(map(int, numbers))
+    sizes = _positive(text, "a tile size: give 2048, or one number per axis, such as 1024,2048")
     return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _positive(text: str, wanted: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdecimal() and word.strip("0") for word in words):
+        raise ArgumentTypeError(f"{text!r} is not {wanted}")
+    return tuple(_within(word, 1, _LARGEST) for word in words)
+
+
+def _within(digits: str, least: int, most: int) -> int:
+    """An integer that torch can hold; Python itself reads no more than some thousand digits."""
+    if len(digits) > len(str(least)) + len(str(most)) or not least <= (number := int(digits)) <= most:
+        raise ArgumentTypeError(f"{digits[:30]} is not between {least} and {most}")
+    return number
+
+
+def parse_seed(text: str) -> int:
+    """A seed, as `torch.manual_seed` takes it.
+
+    Raises:
+        ArgumentTypeError: It is no integer, or one that does not fit.
+    """
+    return _integer(text, -(2**63), 2**64 - 1)
+
+
+def parse_count(text: str) -> int:
+    """A number of things; whether there can be as many, streamplan itself checks.
+
+    Raises:
+        ArgumentTypeError: It is no integer, or one that does not fit.
+    """
+    return _integer(text, -_LARGEST, _LARGEST)
+
+
+def _integer(text: str, least: int, most: int) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ArgumentTypeError(f"{text!r} is not an integer")
+    return _within(text, least, most)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -60,29 +142,27 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def parse_dtype(text: str) -> torch.dtype:
-    """A dtype by its name.
+def parse_dtype(text: str) -> str:
+    """The name of a dtype, as an attribute of torch.
 
-    >>> parse_dtype("bfloat16")
-    torch.bfloat16
+    >>> parse_dtype("torch.bfloat16")
+    'bfloat16'
 
     Raises:
-        ArgumentTypeError: torch has none of this name.
+        ArgumentTypeError: An image has no dtype of this name.
     """
-    dtype = getattr(torch, text.removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype):
+    name = text.removeprefix("torch.")
+    if name not in DTYPES:
         raise ArgumentTypeError(f"{text!r} is not a dtype: give float32, say")
-    return dtype
+    return name
 
 
 def parse_device(text: str) -> str:
-    """The name of a device, checked.
+    """The name of a device; whether it is there, planning finds out.
 
     Raises:
-        ArgumentTypeError: torch does not know it.
+        ArgumentTypeError: It has not the form of one.
     """
-    try:
-        torch.device(text)
-    except RuntimeError:
-        raise ArgumentTypeError(f"{text!r} is not a device: give cpu or cuda, say") from None
+    if not re.fullmatch(rf"({'|'.join(DEVICES)})(:[0-9]{{1,2}})?", text):
+        raise ArgumentTypeError(f"{text!r} is not a device: give cpu or cuda, say")
     return text
