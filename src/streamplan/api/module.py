@@ -8,9 +8,10 @@ called.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ class StreamedModule(nn.Module):
         self._progress = progress
         self._cuda_graphs = cuda_graphs
         self._calibrate = calibrate
-        self._is_disabled = False
+        self._num_disabled = 0
+        self._lock = threading.RLock()  # held while something is planned, since traces are run again for other sizes
         self._executables: OrderedDict[str, Executable] = OrderedDict()
         self._last_forward: tuple[Executable, RandomState, Mapping[str, bool]] | None = None
         self._traces = TraceCache()
@@ -91,10 +93,11 @@ class StreamedModule(nn.Module):
     @property
     def plan(self) -> Plan:
         """The plan `compile` made; what it takes is told when it is first asked for."""
-        is_complete = self._plan.forecast is not None or self._plan.forecast_failure
-        if not is_complete and self._key(self._plan.arguments, self._device()) == self._planned_key:
-            self._plan = self._complete(self._executable(self._plan.arguments, self._device()))
-        return self._plan
+        with self._lock:
+            is_complete = self._plan.forecast is not None or self._plan.forecast_failure
+            if not is_complete and self._key(self._plan.arguments, self._device()) == self._planned_key:
+                self._plan = self._complete(self._executable(self._plan.arguments, self._device()))
+            return self._plan
 
     @property
     def _has_streamed_dropout(self) -> bool:
@@ -117,24 +120,33 @@ class StreamedModule(nn.Module):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Run the plain model inside the `with` block, frozen BatchNorm included, to compare or to fall back."""
-        self._is_disabled = True
+        """Run the plain model inside the `with` block, frozen BatchNorm included, to compare or to fall back.
+
+        It holds for the calls of all threads, since a backward pass may repeat a call in a thread of torch's own.
+        """
+        with self._lock:
+            self._num_disabled += 1
         try:
             yield
         finally:
-            self._is_disabled = False
+            with self._lock:
+                self._num_disabled -= 1
 
-    def reference_mode(self, model: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def reference_mode(self, model: nn.Module) -> Iterator[None]:
         """Inside the `with` block, `model` computes what this module computes.
 
-        That differs from the plain model under `batch_norm="frozen"` only: streamed BatchNorm is put into eval mode.
+        That differs from the plain model under `batch_norm="frozen"` only: streamed BatchNorm is put into eval mode, by
+        one thread at a time.
 
         Args:
             model: The plain model, or a copy of it.
         """
-        is_frozen = self._options.batch_norm == "frozen"
-        norms = self._planned_executable().streamed_batch_norms if is_frozen else ()
-        return in_modes(model, dict.fromkeys(norms, False))
+        if self._options.batch_norm != "frozen":
+            yield
+            return
+        with self._lock, in_modes(model, dict.fromkeys(self._planned_executable().streamed_batch_norms, False)):
+            yield
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the plain model computes; a `Source` may stand in the place of every tensor that tiles alone read."""
@@ -162,7 +174,7 @@ class StreamedModule(nn.Module):
     @torch.compiler.disable(reason="tiles are computed by a program of streamplan's own")  # type: ignore[untyped-decorator, no-untyped-call]
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None, *, is_checked: bool = False) -> Any:
         args, kwargs = bind_call(self._model, args, kwargs)
-        if self._is_disabled:
+        if self._num_disabled:
             with self.reference_mode(self._model):
                 return self._run_plain(args, kwargs, out)
         if not is_checked:
@@ -243,7 +255,11 @@ class StreamedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return {**state, "_executables": OrderedDict(), "_traces": TraceCache(), "_last_forward": None}
+        caches = {"_executables": OrderedDict(), "_traces": TraceCache(), "_last_forward": None}
+        return {**state, **caches, "_num_disabled": 0, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_lock": threading.RLock()})  # type: ignore[no-untyped-call]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._model._save_to_state_dict(destination, prefix, keep_vars)
@@ -270,14 +286,15 @@ class StreamedModule(nn.Module):
 
     def _executable(self, arguments: CallArguments, device: torch.device) -> Executable:
         """The executable for a call, from the cache or built now."""
-        key = self._key(arguments, device)
-        if key not in self._executables:
-            stored = self._plan if key == self._planned_key else None
-            self._executables[key] = self._build(arguments, device, stored)
-            while len(self._executables) > _MAX_EXECUTABLES:
-                self._executables.popitem(last=False)
-        self._executables.move_to_end(key)
-        return self._executables[key]
+        with self._lock:
+            key = self._key(arguments, device)
+            if key not in self._executables:
+                stored = self._plan if key == self._planned_key else None
+                self._executables[key] = self._build(arguments, device, stored)
+                while len(self._executables) > _MAX_EXECUTABLES:
+                    self._executables.popitem(last=False)
+            self._executables.move_to_end(key)
+            return self._executables[key]
 
     @paused_collection()
     def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
@@ -305,8 +322,9 @@ class StreamedModule(nn.Module):
         """An executable's plan with its forecast."""
         prepared = executable.prepared
         device = torch.device(prepared.plan.device)
-        search = self._search(prepared.plan.arguments, device, prepared.traced, prepared)
-        return complete(search, prepared)
+        with self._lock:
+            search = self._search(prepared.plan.arguments, device, prepared.traced, prepared)
+            return complete(search, prepared)
 
 
 def _with_forecast(made: Plan, given: Plan) -> Plan:
