@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from streamplan.codegen import LoadedProgram, load_prepared
 from streamplan.errors import InputMismatchError, SourceError
 from streamplan.frontend.containers import leaves
-from streamplan.images import Source, target_for
+from streamplan.images import Source, check_apart, target_for
 from streamplan.planning import Plan, PreparedPlan
 from streamplan.planning.memory import CallMemory
 from streamplan.rules import Draw
@@ -124,6 +124,7 @@ class Executable:
             )
         ((name, spec),) = self.segment.outputs.items()
         target = target_for(out, spec.shape, spec.dtype)
+        check_apart("out", target.contents, self._needed(model, inputs))
         self._without_autograd(partial(self._write, model, inputs, device, {name: target}), inputs, device, on_tile)
 
     def _write(
@@ -137,6 +138,14 @@ class Executable:
         values, smalls, _ = self._prepare(model, inputs, device, progress)
         maps = [values[name] for name in self.segment.part.input_maps]
         write_segment(self.segment, maps, smalls, device, targets, progress, self.graphs)
+
+    def _needed(self, model: nn.Module, inputs: Sequence[Tensor | Source]) -> dict[str, Any]:
+        """Arrays that must stay as they are during a call, by what they are."""
+        named = zip(self.input_names, inputs, strict=True)
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        return {f"the input {name!r}": x.contents if isinstance(x, Source) else x for name, x in named} | {
+            f"the model's {path}": x for path, x in tensors
+        }
 
     def observe(
         self,
@@ -216,6 +225,7 @@ class Executable:
         for name in self.input_names:
             if name in resident:
                 _check_resident(name, values[name], device)
+        _check_gradients_apart(values, self._needed(model, inputs))
         early = self.program.prologue(model, *(values[name] for name in program.prologue_inputs))
         values |= dict(zip(program.prologue_values, early, strict=True))
         weights = {path: attrgetter(path)(model) for path in program.attributes}
@@ -274,6 +284,20 @@ def build_executable(
 def tensors_in_order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | Source]:
     """All tensors and sources of a call, in the order the trace of such a call names them."""
     return [x for _, x in leaves((tuple(args), dict(kwargs))) if isinstance(x, torch.Tensor | Source)]
+
+
+def _check_gradients_apart(values: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    """Refuse arrays for gradients that share memory with what is needed, or with each other.
+
+    Raises:
+        SourceError: Two do.
+    """
+    written: dict[str, Any] = {}
+    for name, x in values.items():
+        if isinstance(x, Source) and x.written is not None and not any(x is values[other] for other in written):
+            others = {f"the gradient of {other!r}": array for other, array in written.items()}
+            check_apart(f"the array for the gradient of {name!r}", x.written, {**needed, **others})
+            written[name] = x.written
 
 
 def _check_resident(name: str, value: Any, device: torch.device) -> None:

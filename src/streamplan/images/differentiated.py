@@ -9,6 +9,7 @@ from torch import Tensor
 
 from streamplan.errors import SourceError
 from streamplan.images.layout import Slices
+from streamplan.images.overlap import check_apart
 from streamplan.images.source import Source, check_holds_gradient, in_net_order
 
 
@@ -30,6 +31,21 @@ class DifferentiatedSource(Source):
 
     def __repr__(self) -> str:
         return repr(self._image)
+
+    @property
+    def version(self) -> int | None:
+        """That of the image."""
+        return self._image.version
+
+    @property
+    def contents(self) -> Any:
+        """The array that is read."""
+        return self._image.contents
+
+    @property
+    def written(self) -> Any:
+        """The array that a backward pass adds to."""
+        return self._target.contents
 
     def read(self, region: Slices) -> Tensor:
         """A region as floating-point numbers in host memory."""
@@ -65,6 +81,7 @@ def gradient_target(out: Any, image: Tensor | Source) -> Source:
         )
     check_holds_gradient(target.dtype, "out")
     target.check_writable("out")
+    check_apart("out", target.contents, {"the image": image.contents if isinstance(image, Source) else image})
     try:
         target.fill(0.0)
     except (OSError, TypeError, ValueError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from streamplan.checks import check_flag
 from streamplan.errors import SourceError
 from streamplan.images.layout import ArrayLayout, Slices
+from streamplan.images.overlap import check_apart
 
 
 class Source:
@@ -18,7 +21,7 @@ class Source:
     Tiles are read by slicing, in threads of their own, and keep the array's dtype until they are on the device: for an
     image of bytes the model says `x.float() / 255` itself, which is streamed like everything else.
 
-    The array is not watched: it must not change between forward and backward pass.
+    The array must not change between forward and backward pass: that is noticed of a tensor, and of no other array.
     """
 
     def __init__(self, array: Any, layout: str = "CHW", *, batch: bool = False, gradient: Any = None) -> None:
@@ -33,10 +36,11 @@ class Source:
 
         Raises:
             SourceError: It is not such an array, has another number of dimensions than the layout, or a dtype that
-                torch does not know; or the gradient's array is of no use.
+                torch does not know; is a tensor that requires a gradient; or the gradient's array is of no use.
         """
         _check_array(array, "tiles are read from its slices")
         check_flag("batch", batch)
+        _check_no_graph(array)
         self._array = array
         self._gradient = gradient
         self._layout = ArrayLayout.parse(layout, batch=batch)
@@ -69,6 +73,22 @@ class Source:
         """Whether a backward pass is to leave a gradient."""
         return self.anchor is not None
 
+    @property
+    def version(self) -> int | None:
+        """Number of changes in place of a tensor, None of other arrays."""
+        is_counted = isinstance(self._array, Tensor) and not self._array.is_inference()
+        return self._array._version if is_counted else None
+
+    @property
+    def contents(self) -> Any:
+        """The array that is read."""
+        return self._array
+
+    @property
+    def written(self) -> Any:
+        """The array that a backward pass adds to; None if there is none."""
+        return self._gradient
+
     def read(self, region: Slices) -> Tensor:
         """A region as a tensor in host memory, in the dtype of the array; a copy unless the array is a tensor itself.
 
@@ -78,7 +98,10 @@ class Source:
         Raises:
             SourceError: The array gave something else than it was asked for.
         """
-        block = self._as_tensor(self._array[self._index(region)])
+        self._check_steady()
+        _check_no_graph(self._array)
+        with nullcontext() if _is_shareable(self._array) else _ONE_READER:
+            block = self._as_tensor(self._array[self._index(region)])
         if block.dim() == len(self._layout.order):
             block = block.permute(self._layout.order)
         for dim in self._layout.absent:
@@ -96,6 +119,7 @@ class Source:
 
     def write(self, region: Slices, block: Tensor) -> None:
         """Write a region; values are converted to the dtype of the array."""
+        self._check_steady()
         _assign(self._array, self._index(region), self._as_block(block))
 
     def add_gradient(self, region: Slices, gradient: Tensor) -> None:
@@ -122,7 +146,7 @@ class Source:
     def like(self, array: Any) -> Source:
         """Another array whose dimensions lie as this one's do."""
         letters = self._layout.letters
-        return Source(array, letters.removeprefix("N"), batch=letters.startswith("N"))
+        return Source(_detached(array), letters.removeprefix("N"), batch=letters.startswith("N"))
 
     def _index(self, region: Slices) -> Slices:
         return self._layout.index((*region, *(slice(None) for _ in self.shape[len(region) :])))
@@ -135,14 +159,30 @@ class Source:
         order = self._layout.order
         return x.permute([order.index(dim) for dim in range(len(order))])
 
+    def _check_steady(self) -> None:
+        """Refuse an array whose shape has changed.
+
+        Raises:
+            SourceError: It has.
+        """
+        shape = tuple(self._array.shape)
+        if len(shape) != len(self._layout.letters) or self._layout.shape(shape) != self.shape:
+            raise SourceError(
+                f"the array has changed its shape to {shape}",
+                where=repr(self),
+                why="regions are read and written by the shape that it had when the source was made",
+                do="make a new Source of it",
+            )
+
     def _as_tensor(self, block: Any) -> Tensor:
-        """What slicing gave, copied if it is a view of the array."""
+        """What slicing gave; a copy but of a tensor, unless the array is known to give new arrays."""
         if isinstance(block, Tensor):
-            return block.detach()
+            return block.detach() if isinstance(self._array, Tensor) else block.detach().clone()
         import numpy as np  # noqa: PLC0415 - not needed unless there is an array
 
         found = np.asarray(block)
-        found = found.astype(found.dtype.newbyteorder("="), copy=not found.flags.owndata or not found.flags.writeable)
+        is_new = _is_zarr(self._array) and found.flags.owndata and found.flags.writeable
+        found = found.astype(found.dtype.newbyteorder("="), copy=not is_new)
         return torch.from_numpy(found)
 
     def _check_gradient(self, gradient: Any) -> None:
@@ -162,6 +202,20 @@ class Source:
             )
         check_holds_gradient(_torch_dtype(gradient.dtype), "the gradient's array")
         _check_writable(gradient, "the gradient's array")
+        check_apart("the gradient's array", gradient, {"the image": self._array})
+
+
+_ONE_READER = threading.RLock()
+"""Objects of other libraries are read by one thread at a time, as they may give one buffer again and again."""
+
+
+def _is_zarr(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "zarr"
+
+
+def _is_shareable(array: Any) -> bool:
+    """Whether several threads may read an array at once."""
+    return isinstance(array, Tensor) or _is_zarr(array) or type(array).__module__.partition(".")[0] == "numpy"
 
 
 def _check_array(array: Any, why: str) -> None:
@@ -181,6 +235,20 @@ def _check_array(array: Any, why: str) -> None:
             f"an object of type {type(array).__name__} is not an array",
             why=f"it has no {missing}; {why}",
             do="pass a numpy array or memmap, a zarr array, or a tensor in host memory",
+        )
+
+
+def _check_no_graph(array: Any) -> None:
+    """Refuse a tensor to read whose gradient would be lost.
+
+    Raises:
+        SourceError: It requires one.
+    """
+    if isinstance(array, Tensor) and array.requires_grad:
+        raise SourceError(
+            "a tensor that requires a gradient would get none",
+            why="what tiles read from a source is no part of autograd's graph",
+            do="pass the tensor itself to the net, or Source(tensor.detach(), gradient=array)",
         )
 
 
@@ -244,6 +312,11 @@ def target_for(out: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Source:
     return target
 
 
+def _detached(out: Any) -> Any:
+    """What is written without autograd: a tensor may require a gradient."""
+    return out.detach() if isinstance(out, Tensor) else out
+
+
 def in_net_order(out: Any, rank: int, what: str = "the output") -> Source:
     """An array with batch and channels first, or channels first without batch, that is to hold a map.
 
@@ -255,6 +328,7 @@ def in_net_order(out: Any, rank: int, what: str = "the output") -> Source:
     Raises:
         SourceError: It has another number of dimensions.
     """
+    out = _detached(out)
     if isinstance(out, Tensor):
         _check_array(out, "the map is written to its slices")
     letters = "C" + "DHW"[-(rank - 2) :] if rank <= 5 else ""

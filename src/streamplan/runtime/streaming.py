@@ -169,6 +169,7 @@ class _StreamedSegment(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
+        ctx.versions = {name: source.version for name, source in call.sources.items()}
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         maps, smalls = call.split(tensors)
@@ -185,6 +186,7 @@ class _StreamedSegment(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, call = _saved_tensors(ctx), ctx.call
+        _check_sources(call.sources, ctx.versions)
         progress = replace(call.progress, phase="backward", index=None, num_done=0)
         compute = [partial(_StreamedSegment._gradients, ctx, saved, gradients, progress)]
         del gradients  # an error raised here would keep them alive
@@ -253,6 +255,22 @@ def _refuse_second_derivatives(results: Sequence[Tensor | None], saved: Sequence
         None if result is None else _FirstDerivative.apply(result, anchor)  # type: ignore[no-untyped-call]
         for result in results
     )
+
+
+def _check_sources(sources: Mapping[str, Source], versions: Mapping[str, int | None]) -> None:
+    """Refuse to read a tensor again that is not as it was; of other arrays nothing is known.
+
+    Raises:
+        StaleStateError: One has changed.
+    """
+    for name, source in sources.items():
+        if source.version != versions[name]:
+            raise StaleStateError(
+                "the image of the streamed part changed between forward and backward",
+                where=f"input {name}: {source!r}",
+                why=f"its tensor was changed in place {source.version} times now, {versions[name]} times then",
+                do="call backward() before changing the image in place",
+            )
 
 
 def _saved_tensors(ctx: FunctionCtx) -> tuple[Tensor, ...]:
