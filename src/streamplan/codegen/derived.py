@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from streamplan.codegen.names import quoted
 from streamplan.ir import AttributeRef, ValueRef
 from streamplan.lowering import FoldedNorm
 
@@ -36,8 +37,8 @@ def _fold_lines(fold: FoldedNorm) -> list[str]:
         shift = f"{_text(beta)} + {shift}" if bias is not None else f"{_text(beta)} - {mean} * scale"
     return [
         f"scale = {scale}",
-        f'yield "{fold.weight_name}", {_scaled_weight(fold)}',
-        f'yield "{fold.bias_name}", {shift}',
+        f"yield {quoted(fold.weight_name)}, {_scaled_weight(fold)}",
+        f"yield {quoted(fold.bias_name)}, {shift}",
     ]
 
 
@@ -54,4 +55,4 @@ def _scaled_weight(fold: FoldedNorm) -> str:
 
 
 def _text(reference: AttributeRef | ValueRef) -> str:
-    return f'w["{reference.path if isinstance(reference, AttributeRef) else reference.name}"]'
+    return f"w[{quoted(reference.path if isinstance(reference, AttributeRef) else reference.name)}]"

@@ -24,9 +24,10 @@ from streamplan.analysis.carrying import Carrying
 from streamplan.analysis.cuts import Cut
 from streamplan.analysis.locality import LocalityFacts, rule_context
 from streamplan.codegen.derived import derive_source
+from streamplan.codegen.names import Renamed, renamed_functions
 from streamplan.codegen.subgraph import FunctionSource, function_source, import_lines
 from streamplan.codegen.writer import GlobalNames, TileWriter, identifier
-from streamplan.ir import Graph, OpCall
+from streamplan.ir import Graph, OpCall, escaped
 from streamplan.lowering import LoweredPart
 from streamplan.rules import ADDEND, Locality, rule_for
 
@@ -90,8 +91,9 @@ def emit_program(
     attributes = tuple(dict.fromkeys(path for call in streamed for path in call.attributes))
     smalls = tuple(dict.fromkeys(n for call in streamed for n in call.inputs if n not in facts.maps))
     early = _independent_ancestors(graph, facts, smalls)
-    prologue, prologue_inputs, prologue_values = _prologue(graph, cut, traced, early, smalls)
-    head, head_inputs = _head(graph, cut, traced, early)
+    renamed = renamed_functions(traced)
+    prologue, prologue_inputs, prologue_values = _prologue(graph, cut, traced, early, smalls, renamed)
+    head, head_inputs = _head(graph, cut, traced, early, renamed)
     names = {**prologue.globals, **head.globals}
     called = GlobalNames([*names, *map(identifier, (*part.input_maps, *part.order))])
     tile = _tile_lines(lowered, carrying, called, observed)
@@ -129,7 +131,8 @@ def _text(sections: Sequence[str]) -> str:
 
 def _header(title: str, imports: Sequence[str]) -> str:
     """Title and imports."""
-    return "\n".join([f'"""{title}"""', "", *imports])
+    text = escaped(title).replace("\\", "\\\\").replace('"', '\\"')
+    return "\n".join([f'"""{text}"""', "", *imports])
 
 
 def _imports(names: Mapping[str, Any], body: str) -> tuple[str, ...]:
@@ -158,7 +161,12 @@ def _independent_ancestors(graph: Graph, facts: LocalityFacts, names: Sequence[s
 
 
 def _prologue(
-    graph: Graph, cut: Cut, traced: fx.Graph, early: frozenset[str], smalls: Sequence[str]
+    graph: Graph,
+    cut: Cut,
+    traced: fx.Graph,
+    early: frozenset[str],
+    smalls: Sequence[str],
+    renamed: Mapping[Any, Renamed],
 ) -> tuple[FunctionSource, tuple[str, ...], tuple[str, ...]]:
     """The function that computes the small tensors, its inputs, and the values it returns."""
     late = [c for c in graph.calls if c.name not in early and c.name not in cut.streamed]
@@ -169,10 +177,12 @@ def _prologue(
     nodes = _closure(traced, early, stop=frozenset(inputs))
     by_name = {node.name: node for node in traced.nodes}
     result = tuple(by_name[name] for name in values)
-    return function_source(traced, "prologue", inputs, nodes.__contains__, result), inputs, values
+    return function_source(traced, "prologue", inputs, nodes.__contains__, result, renamed), inputs, values
 
 
-def _head(graph: Graph, cut: Cut, traced: fx.Graph, early: frozenset[str]) -> tuple[FunctionSource, tuple[str, ...]]:
+def _head(
+    graph: Graph, cut: Cut, traced: fx.Graph, early: frozenset[str], renamed: Mapping[Any, Renamed]
+) -> tuple[FunctionSource, tuple[str, ...]]:
     """The function that computes the rest of the net, and its inputs."""
     known = cut.streamed | early | {call.name for call in graph.inputs}
     late = [call for call in graph.calls if call.name not in known]
@@ -180,7 +190,7 @@ def _head(graph: Graph, cut: Cut, traced: fx.Graph, early: frozenset[str]) -> tu
     inputs = tuple(call.name for call in graph.calls if call.name in known and call.name in needed)
     nodes = _closure(traced, frozenset(call.name for call in late), stop=frozenset(known))
     output = next(node for node in traced.nodes if node.op == "output")
-    return function_source(traced, "head", inputs, nodes.__contains__, output.args[0]), inputs
+    return function_source(traced, "head", inputs, nodes.__contains__, output.args[0], renamed), inputs
 
 
 def _closure(traced: fx.Graph, names: frozenset[str], stop: frozenset[str]) -> frozenset[fx.Node]:
@@ -221,7 +231,7 @@ def _tile_lines(
 
 def _with_remark(line: tuple[str, str]) -> str:
     code, remark = line
-    return f"{code:<{_REMARK_COLUMN}}  # {remark}" if remark else code
+    return f"{code:<{_REMARK_COLUMN}}  # {escaped(remark)}" if remark else code
 
 
 def _call_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import keyword
 import math
@@ -12,17 +13,21 @@ import torch
 
 from streamplan.analysis.carrying import Carrying
 from streamplan.analysis.regions import StreamedEdge
+from streamplan.codegen.names import is_identifier, quoted
 from streamplan.geometry import IDENTITY, AffineWindow, AveragingWindow
 from streamplan.ir import Argument, AttributeRef, OpCall, ValueRef
 from streamplan.lowering import LoweredPart, find_draw
 
 _RESERVED = frozenset({"t", "w", "F", "torch", "self", "inf", "nan"})
 """Names the program uses itself."""
+_TAKEN = frozenset({*_RESERVED, "prologue", "derive", "tile", "head", *dir(builtins)})
+"""Names that mean something else than a user's function."""
 
 
 def identifier(name: str) -> str:
     """A value's name as a Python variable that does not clash with the program's own names."""
-    return f"{name}_" if name in _RESERVED or keyword.iskeyword(name) else name
+    own = name.rstrip("_")  # one more underscore for each of `t`, `t_` and `t__`, else two would be the same
+    return f"{name}_" if own in _RESERVED or keyword.iskeyword(own) else name
 
 
 class GlobalNames:
@@ -33,7 +38,7 @@ class GlobalNames:
     """
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
-        self._taken = {*taken, *_RESERVED}
+        self._taken = {*taken, *_TAKEN}
         self.table: dict[str, Any] = {}
         """Name to function."""
 
@@ -43,7 +48,7 @@ class GlobalNames:
             if known is function:
                 return name
         own = getattr(function, "__name__", "")
-        base = identifier(next(name for name in (own, fallback, "run") if name.isidentifier()))
+        base = identifier(next(name for name in (own, fallback, "run") if is_identifier(name)))
         candidates = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(1)))
         name = next(name for name in candidates if name not in self._taken and name not in self.table)
         self.table[name] = function
@@ -68,16 +73,16 @@ class TileWriter:
         self._overwrites = lowered.inplace.get(call.name, "")
         self._carrying = carrying
         found = find_draw(lowered.graph, call, lowered.facts.maps)
-        self._drawn = f'w["{found[0]}"]' if found else ""
+        self._drawn = f"w[{quoted(found[0])}]" if found else ""
         self._edges = {edge.source: edge for edge in part.reads[call.name]}
 
     def value(self, argument: Argument) -> str:
         """A value, an attribute or a constant as a Python expression."""
         if isinstance(argument, ValueRef):
             known = argument.name in self._part.extents
-            return identifier(argument.name) if known else f'w["{argument.name}"]'
+            return identifier(argument.name) if known else f"w[{quoted(argument.name)}]"
         if isinstance(argument, AttributeRef):
-            return f'w["{argument.path}"]'
+            return f"w[{quoted(argument.path)}]"
         if isinstance(argument, tuple | list):
             inner = ", ".join(self.value(item) for item in argument)
             return f"({inner},)" if len(argument) == 1 else f"({inner})"

@@ -11,6 +11,7 @@ from streamplan.ir.graph import (
     ValueRef,
     references,
 )
+from streamplan.ir.printable import escaped
 
 __all__ = [
     "INPUT",
@@ -21,5 +22,6 @@ __all__ = [
     "SourceLocation",
     "TensorSpec",
     "ValueRef",
+    "escaped",
     "references",
 ]
