@@ -11,6 +11,7 @@ from torch import Tensor
 from streamplan.api.executable import Executable
 from streamplan.api.module import StreamedModule
 from streamplan.api.requests import bind_call
+from streamplan.api.streamed import plain_model
 from streamplan.errors import BatchesError, ModelTypeError
 from streamplan.images import Source
 
@@ -80,7 +81,7 @@ def calls(streamed: StreamedModule, batches: Iterable[Any]) -> Iterator[Call]:
     for batch in batches:
         is_empty = False
         positional = tuple(batch) if isinstance(batch, tuple | list) else () if isinstance(batch, Mapping) else (batch,)
-        arguments = bind_call(streamed._model, positional, batch if isinstance(batch, Mapping) else {})
+        arguments = bind_call(plain_model(streamed), positional, batch if isinstance(batch, Mapping) else {})
         streamed._check_call(*arguments)
         yield Call(*streamed._resolve_call(*arguments))
     if is_empty:

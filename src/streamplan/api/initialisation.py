@@ -13,6 +13,7 @@ from streamplan.api.batches import check_batches, check_streamed
 from streamplan.api.layer_outputs import LayerOutput
 from streamplan.api.layers import Layer, find_layers
 from streamplan.api.module import StreamedModule
+from streamplan.api.streamed import plain_model
 from streamplan.checks import check_flag, check_instance, shown
 from streamplan.errors import InitialisationError, OptionError
 from streamplan.report.initialisation import InitialisationReport, LayerInitialisation
@@ -77,7 +78,7 @@ def lsuv_(
     check_flag("orthogonal", orthogonal)
     if generator is not None:
         check_instance("generator", generator, torch.Generator, "pass torch.Generator(), or None for torch's own")
-    layers = find_layers(module._model, module._planned_executable())
+    layers = find_layers(plain_model(module), module._planned_executable())
     with torch.no_grad(), _undone_on_failure(module, layers):
         if orthogonal:
             for layer in layers:
@@ -164,7 +165,7 @@ def _check_options(tol: Any, max_iter: Any) -> None:
 def _undone_on_failure(streamed: StreamedModule, layers: Iterable[Layer]) -> Iterator[None]:
     """Restore the weights if the `with` block fails, and buffers in any case."""
     weights = [(layer.weight, layer.weight.clone()) for layer in layers]
-    buffers = [(buffer, buffer.clone()) for buffer in streamed._model.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in plain_model(streamed).buffers()]
     try:
         yield
     except BaseException:

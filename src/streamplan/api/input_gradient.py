@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from streamplan.api.module import StreamedModule
 from streamplan.api.requests import bind_call, check_tensors
+from streamplan.api.streamed import plain_model
 from streamplan.checks import shown
 from streamplan.errors import InputMismatchError, ModelTypeError, TargetError
 from streamplan.images import DifferentiatedSource, Source, gradient_target, in_net_order
@@ -155,7 +156,7 @@ def _check(streamed: object, image: object) -> None:
             why="an image is a tensor of (batch, channels, axis 0, ...), or a Source",
             do='pass torch.from_numpy(array), or streamplan.Source(array, layout="HWC")',
         )
-    streamed._check_call(*bind_call(streamed._model, (image,), {}))
+    streamed._check_call(*bind_call(plain_model(streamed), (image,), {}))
 
 
 def _classes(target: Any, batch: int) -> list[int]:
@@ -191,7 +192,7 @@ def _has_no_list(tensor: Tensor) -> bool:
 
 def _name(streamed: StreamedModule) -> str:
     """Class of the model."""
-    return type(streamed._model).__name__
+    return type(plain_model(streamed)).__name__
 
 
 def _check_value(value: Any, where: str) -> None:

@@ -3,11 +3,12 @@
 It shares the model's parameters, buffers and submodules under their own names: its registries *are* the model's. So
 `state_dict`, `named_parameters`, `.to()`, optimisers and checkpoints see the plain model. The executables, one per call
 signature, and the traces they were made from are caches: copies and pickles leave them behind and build them again when
-called.
+called. What else it has goes by mangled names, so that modules and attributes of the model may have any.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from streamplan.api.forecasting import complete, settle
 from streamplan.api.guards import check_call, check_hooks, in_modes, settings_digest
 from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
+from streamplan.api.streamed import Streamed
 from streamplan.api.traces import TraceCache
 from streamplan.errors import NothingRecordedError
 from streamplan.frontend.containers import mapped
@@ -45,18 +47,21 @@ _SHARED = (
     *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
 """Registries of the model that the streamed module uses as its own."""
+_PREFIX = "_StreamedModule_"
+"""Begins the names of what a streamed module has besides the model, so that the model may use any other name."""
+_MODEL = f"{_PREFIX}_model"
+_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes that each module has for itself."""
+_MEMBER_ACCESS = "torch.nn.utils._named_member_accessor"
 
 
-class StreamedModule(nn.Module):
+class StreamedModule(Streamed, nn.Module):
     """A model that computes its local part tile by tile, forward and backward.
 
     Made by `streamplan.compile`. Calls take what the plain model takes and return what it returns. An input of another
     size is planned when it comes, with the options given to `compile`; the model is traced again only if what its code
     does depends on the size.
     """
-
-    is_streamed = True
-    """Tells a streamed module from a plain one."""
 
     def __init__(
         self,
@@ -71,33 +76,34 @@ class StreamedModule(nn.Module):
         calibrate: bool = False,
     ) -> None:
         super().__init__()
-        self.__dict__["_model"] = model
+        self.__model: nn.Module
+        self.__dict__[_MODEL] = model
         for name in _SHARED:
             self.__dict__[name] = model.__dict__[name]
         self.training = model.training
-        self._options = options
-        self._progress = progress
-        self._cuda_graphs = cuda_graphs
-        self._calibrate = calibrate
-        self._num_disabled = 0
-        self._lock = threading.RLock()  # held while something is planned, since traces are run again for other sizes
-        self._executables: OrderedDict[str, Executable] = OrderedDict()
-        self._last_forward: tuple[Executable, RandomState, Mapping[str, bool]] | None = None
-        self._traces = TraceCache()
+        self.__options = options
+        self.__progress = progress
+        self.__cuda_graphs = cuda_graphs
+        self.__calibrate = calibrate
+        self.__num_disabled = 0
+        self.__lock = threading.RLock()  # held while something is planned, since traces are run again for other sizes
+        self.__executables: OrderedDict[str, Executable] = OrderedDict()
+        self.__last_forward: tuple[Executable, RandomState, Mapping[str, bool]] | None = None
+        self.__traces = TraceCache()
         executable = self._build(arguments, device, plan)
-        self._plan = executable.plan if plan is None else _with_forecast(executable.plan, plan)
-        self._planned_key = self._key(arguments, device or default_device(model))
-        self._executables[self._planned_key] = executable
+        self.__plan = executable.plan if plan is None else _with_forecast(executable.plan, plan)
+        self.__planned_key = self._key(arguments, device or default_device(model))
+        self.__executables[self.__planned_key] = executable
         check_hooks(model, executable.resident_modules, executable.streamed_modules)
 
     @property
     def plan(self) -> Plan:
         """The plan `compile` made; what it takes is told when it is first asked for."""
-        with self._lock:
-            is_complete = self._plan.forecast is not None or self._plan.forecast_failure
-            if not is_complete and self._key(self._plan.arguments, self._device()) == self._planned_key:
-                self._plan = self._complete(self._executable(self._plan.arguments, self._device()))
-            return self._plan
+        with self.__lock:
+            is_complete = self.__plan.forecast is not None or self.__plan.forecast_failure
+            if not is_complete and self._key(self.__plan.arguments, self._device()) == self.__planned_key:
+                self.__plan = self._complete(self._executable(self.__plan.arguments, self._device()))
+            return self.__plan
 
     @property
     def _has_streamed_dropout(self) -> bool:
@@ -116,7 +122,9 @@ class StreamedModule(nn.Module):
     def plan_for(self, input_size: Any) -> Plan:
         """The plan for another input size, with the options given to `compile`."""
         dtype = self._current_arguments().image.dtype
-        return self._complete(self._executable(resolve_arguments(self._model, input_size, None, dtype), self._device()))
+        return self._complete(
+            self._executable(resolve_arguments(self.__model, input_size, None, dtype), self._device())
+        )
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -124,13 +132,13 @@ class StreamedModule(nn.Module):
 
         It holds for the calls of all threads, since a backward pass may repeat a call in a thread of torch's own.
         """
-        with self._lock:
-            self._num_disabled += 1
+        with self.__lock:
+            self.__num_disabled += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._num_disabled -= 1
+            with self.__lock:
+                self.__num_disabled -= 1
 
     @contextmanager
     def reference_mode(self, model: nn.Module) -> Iterator[None]:
@@ -142,10 +150,10 @@ class StreamedModule(nn.Module):
         Args:
             model: The plain model, or a copy of it.
         """
-        if self._options.batch_norm != "frozen":
+        if self.__options.batch_norm != "frozen":
             yield
             return
-        with self._lock, in_modes(model, dict.fromkeys(self._planned_executable().streamed_batch_norms, False)):
+        with self.__lock, in_modes(model, dict.fromkeys(self._planned_executable().streamed_batch_norms, False)):
             yield
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -173,30 +181,30 @@ class StreamedModule(nn.Module):
 
     @torch.compiler.disable(reason="tiles are computed by a program of streamplan's own")  # type: ignore[untyped-decorator, no-untyped-call]
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None, *, is_checked: bool = False) -> Any:
-        args, kwargs = bind_call(self._model, args, kwargs)
-        if self._num_disabled:
-            with self.reference_mode(self._model):
+        args, kwargs = bind_call(self.__model, args, kwargs)
+        if self.__num_disabled:
+            with self.reference_mode(self.__model):
                 return self._run_plain(args, kwargs, out)
         if not is_checked:
             self._check_call(args, kwargs)
         (executable, tensors), device, bar = self._resolve_call(args, kwargs), self._device(), self._bar()
-        modes = {path: module.training for path, module in self._model.named_modules()}
-        self._last_forward = executable, RandomState.current(device), modes
+        modes = {path: module.training for path, module in self.__model.named_modules()}
+        self.__last_forward = executable, RandomState.current(device), modes
         if out is not None:
-            executable.write(self._model, tensors, device, out, bar)
+            executable.write(self.__model, tensors, device, out, bar)
             return out
-        return executable.run(self._model, tensors, device, bar)
+        return executable.run(self.__model, tensors, device, bar)
 
     def _resolve_call(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Executable, list[torch.Tensor | Source]]:
         """The executable of a call that fits the plan, and its tensors; arguments are bound already."""
         executable = self._executable(CallArguments.of_tensors(args, kwargs), self._device())
-        check_hooks(self._model, executable.resident_modules, executable.streamed_modules)
+        check_hooks(self.__model, executable.resident_modules, executable.streamed_modules)
         return executable, tensors_in_order(args, kwargs)
 
     def _bar(self) -> ProgressBar | None:
-        return ProgressBar() if self._progress else None
+        return ProgressBar() if self.__progress else None
 
     def _check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compare a call's arguments with the planned ones; they are bound already.
@@ -204,13 +212,13 @@ class StreamedModule(nn.Module):
         Raises:
             InputMismatchError: They do not fit.
         """
-        check_call(self._model, self._plan, args, kwargs)
+        check_call(self.__model, self.__plan, args, kwargs)
 
     def _run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The plain model's result, from whole tensors."""
         device = self._device()
         args, kwargs = mapped(lambda _, x: whole_tensor(x, device) if isinstance(x, Source) else x, (args, kwargs))
-        result = self._model(*args, **kwargs)
+        result = self.__model(*args, **kwargs)
         if out is None:
             return result
         target_for(out, tuple(result.shape), result.dtype).write((), result)
@@ -218,93 +226,129 @@ class StreamedModule(nn.Module):
 
     def _reference(self, model: nn.Module | None = None) -> Reference:
         """The plain model with the random numbers of the last forward pass; see `streamplan.testing.reference`."""
-        if self._last_forward is None:
+        if self.__last_forward is None:
             raise NothingRecordedError(
                 "there is no forward pass whose random numbers could be used again",
                 why="a streamed module draws its random numbers when it is called",
                 do="call the streamed module first",
             )
-        return Reference(model or self._model, *self._last_forward)
+        return Reference(model or self.__model, *self.__last_forward)
 
     def train(self, mode: bool = True) -> StreamedModule:
         """Set training mode, as the plain model does."""
-        self._model.train(mode)
+        self.__model.train(mode)
         self.training = mode
         return self
 
     def extra_repr(self) -> str:
         """Model and grid."""
-        return f"{self._plan.model}, {self._plan.num_tiles} tiles, cut at {', '.join(self._plan.cut)}"
+        return f"{self.__plan.model}, {self.__plan.num_tiles} tiles, cut at {', '.join(self.__plan.cut)}"
 
     def __getattr__(self, name: str) -> Any:
+        """What the model calls so; else what this module calls so in private: `_plan`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            model = self.__dict__.get("_model")
+            model, own = self.__dict__.get(_MODEL), f"{_PREFIX}{name}"
             if model is None:
                 raise
-            return getattr(model, name)
+            return getattr(model, name) if hasattr(model, name) or own not in vars(self) else vars(self)[own]
+
+    def __getattribute__(self, name: str) -> Any:
+        """As usual, but for `torch.func.functional_call`, which looks for the model's modules and gets them alone."""
+        if name in vars(StreamedModule) and sys._getframe(1).f_globals.get("__name__") == _MEMBER_ACCESS:
+            return super().__getattr__(name)
+        return super().__getattribute__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of the model, as reading one does; its own are private, or `training`."""
-        model = self.__dict__.get("_model")
-        if model is None or name.startswith("_") or name == "training" or hasattr(type(self), name):
+        """Set an attribute of the model, as reading one does, but what it has of its own, as every module has."""
+        model = vars(self).get(_MODEL)
+        if model is None or name.startswith(_PREFIX) or name in _EVERY_MODULE or hasattr(type(self), name):
             super().__setattr__(name, value)
+        elif name.startswith("_") and not hasattr(model, name):
+            super().__setattr__(f"{_PREFIX}{name}", value)
         else:
             setattr(model, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        delattr(self.__model, name)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """The model's."""
+        return self.__model.get_submodule(target) if target else self
+
+    def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
+        """Set the model's."""
+        self.__model.set_submodule(target, module, strict)
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The model's."""
+        return self.__model.get_parameter(target)
+
+    def get_buffer(self, target: str) -> torch.Tensor:
+        """The model's."""
+        return self.__model.get_buffer(target)
+
+    def get_extra_state(self) -> Any:
+        """The model's."""
+        return self.__model.get_extra_state()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Set the model's."""
+        self.__model.set_extra_state(state)
+
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        caches = {"_executables": OrderedDict(), "_traces": TraceCache(), "_last_forward": None}
-        return {**state, **caches, "_num_disabled": 0, "_lock": None}
+        caches = {"executables": OrderedDict(), "traces": TraceCache(), "last_forward": None, "num_disabled": 0}
+        return {**state, **{f"{_PREFIX}_{name}": value for name, value in caches.items()}, f"{_PREFIX}_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_lock": threading.RLock()})  # type: ignore[no-untyped-call]
+        super().__setstate__({**state, f"{_PREFIX}_lock": threading.RLock()})  # type: ignore[no-untyped-call]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        self._model._save_to_state_dict(destination, prefix, keep_vars)
+        self.__model._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._model._load_from_state_dict(*args, **kwargs)
+        self.__model._load_from_state_dict(*args, **kwargs)
 
     def _device(self) -> torch.device:
-        return default_device(self._model)
+        return default_device(self.__model)
 
     def _current_arguments(self) -> CallArguments:
         """The call that was planned, in the floating-point dtype the model has now."""
-        return self._plan.arguments.with_float_dtype(default_dtype(self._model))
+        return self.__plan.arguments.with_float_dtype(default_dtype(self.__model))
 
     def _key(self, arguments: CallArguments, device: torch.device) -> str:
         """Everything a trace depends on: arguments, device, and the settings of all modules, `training` among them."""
-        return f"{arguments!r} {device} {settings_digest(self._model)}"
+        return f"{arguments!r} {device} {settings_digest(self.__model)}"
 
     def _planned_executable(self) -> Executable:
-        executable = self._executables.get(self._planned_key)
+        executable = self.__executables.get(self.__planned_key)
         if executable is None:
             executable = self._executable(self._current_arguments(), self._device())
         return executable
 
     def _executable(self, arguments: CallArguments, device: torch.device) -> Executable:
         """The executable for a call, from the cache or built now."""
-        with self._lock:
+        with self.__lock:
             key = self._key(arguments, device)
-            if key not in self._executables:
-                stored = self._plan if key == self._planned_key else None
-                self._executables[key] = self._build(arguments, device, stored)
-                while len(self._executables) > _MAX_EXECUTABLES:
-                    self._executables.popitem(last=False)
-            self._executables.move_to_end(key)
-            return self._executables[key]
+            if key not in self.__executables:
+                stored = self.__plan if key == self.__planned_key else None
+                self.__executables[key] = self._build(arguments, device, stored)
+                while len(self.__executables) > _MAX_EXECUTABLES:
+                    self.__executables.popitem(last=False)
+            self.__executables.move_to_end(key)
+            return self.__executables[key]
 
     @paused_collection()
     def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
-        traced = self._traces.traced(self._model, arguments, device)
-        if stored is None and self._options.is_open:
+        traced = self.__traces.traced(self.__model, arguments, device)
+        if stored is None and self.__options.is_open:
             prepared = settle(self._search(arguments, device, traced))
         else:
-            options = self._options.settled()
-            prepared = prepare_plan(self._model, arguments, options, device, stored=stored, traced=traced)
-        return build_executable(prepared, cuda_graphs=self._cuda_graphs)
+            options = self.__options.settled()
+            prepared = prepare_plan(self.__model, arguments, options, device, stored=stored, traced=traced)
+        return build_executable(prepared, cuda_graphs=self.__cuda_graphs)
 
     def _search(
         self,
@@ -315,14 +359,14 @@ class StreamedModule(nn.Module):
     ) -> Search:
         """Candidate plans of a call."""
         device = device or self._device()
-        calibration = load_calibration(device, is_measuring=self._calibrate)
-        return Search(Question(self._model, arguments, self._options, device, traced, calibration), known)
+        calibration = load_calibration(device, is_measuring=self.__calibrate)
+        return Search(Question(self.__model, arguments, self.__options, device, traced, calibration), known)
 
     def _complete(self, executable: Executable) -> Plan:
         """An executable's plan with its forecast."""
         prepared = executable.prepared
         device = torch.device(prepared.plan.device)
-        with self._lock:
+        with self.__lock:
             search = self._search(prepared.plan.arguments, device, prepared.traced, prepared)
             return complete(search, prepared)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from streamplan.api.batches import Call
 from streamplan.api.executable import Executable, build_executable
 from streamplan.api.module import StreamedModule
+from streamplan.api.streamed import plain_model
 from streamplan.errors import TileSizeError
 from streamplan.ir import OpCall
 from streamplan.options import BatchNormPolicy
@@ -100,7 +101,7 @@ class Observation:
                 pools.add(name, Moments.of(block, channel_dims[name]))
 
         variant = self._variant(call.executable, tuple(channel_dims))
-        variant.observe(streamed._model, call.inputs, streamed._device(), observe, streamed._bar())
+        variant.observe(plain_model(streamed), call.inputs, streamed._device(), observe, streamed._bar())
         return pools.moments
 
     def _variant(self, executable: Executable, names: tuple[str, ...]) -> Executable:
@@ -122,9 +123,9 @@ def observing_executable(streamed: StreamedModule, executable: Executable, names
     options = replace(plan.options, cut=names, batch_norm=policy)
     device = torch.device(plan.device)
     try:
-        prepared = prepare_plan(streamed._model, plan.arguments, options, device, traced=traced)
+        prepared = prepare_plan(plain_model(streamed), plan.arguments, options, device, traced=traced)
     except TileSizeError as error:
         size = tuple(map(max, plan.tile_size, error.smallest_tile_size))
         options = replace(options, tile_size=size)
-        prepared = prepare_plan(streamed._model, plan.arguments, options, device, traced=traced)
+        prepared = prepare_plan(plain_model(streamed), plan.arguments, options, device, traced=traced)
     return build_executable(prepared, observed=names)

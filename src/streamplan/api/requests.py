@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamplan.api.streamed import Streamed
 from streamplan.checks import check_instance, shown
 from streamplan.errors import InputMismatchError, InputSizeError, ModelTypeError, OptionError, StreamPlanError
 from streamplan.frontend.containers import leaves
@@ -32,7 +33,7 @@ def check_model(model: object) -> nn.Module:
     Raises:
         ModelTypeError: It is not an `nn.Module`, or is one that cannot be taken apart.
     """
-    if getattr(model, "is_streamed", False):
+    if isinstance(model, Streamed):
         raise ModelTypeError(
             "the model is streamed already",
             why="a StreamedModule runs its model tile by tile; .plan is its plan",

@@ -32,6 +32,7 @@ from streamplan.api.requests import (
     cut_option,
     resolve_arguments,
 )
+from streamplan.api.streamed import planned
 from streamplan.checks import check_flag, shown
 from streamplan.errors import ModelTypeError, OptionError, StreamPlanError, TracingError, VerificationError
 from streamplan.frontend.containers import leaves, mapped
@@ -164,7 +165,7 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         same_masks = streamed._reference(plain) if streamed._has_streamed_dropout else plain
         expected = _run(plain, same_masks, args, kwargs, seed)
     report = VerificationReport(
-        tuple(_compare(expected, actual, rtol, dtype)), rtol, str(dtype).removeprefix("torch."), streamed._plan
+        tuple(_compare(expected, actual, rtol, dtype)), rtol, str(dtype).removeprefix("torch."), planned(streamed)
     )
     if raise_exception and not report.passed:
         worst = report.worst
