@@ -92,8 +92,9 @@ def _complaint(reference: Tensor | None, tensor: Tensor | None, least: float, rt
         return f"{_kind(reference)} in the plain net, {_kind(tensor)} in the streamed"
     if not reference.numel():
         return ""
-    distance = float((tensor.double() - reference.double()).abs().max())
-    scale = max(float(reference.double().abs().max()), least)
+    exact = torch.promote_types(reference.dtype, torch.float64)
+    distance = float((tensor.to(exact) - reference.to(exact)).abs().max())
+    scale = max(float(reference.to(exact).abs().max()), least)
     if distance <= rtol * scale:
         return ""
     return (

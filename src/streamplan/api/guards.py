@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from streamplan.api.requests import check_tensors
+from streamplan.dtypes import in_precision, is_differentiable
 from streamplan.errors import HookError, InputMismatchError
 from streamplan.frontend.containers import by_place, leaves
 from streamplan.images import Source
@@ -152,14 +153,14 @@ def _check_shape(path: str, tensor: torch.Tensor | Source, spec: TensorSpec) -> 
 
 
 def _check_dtype(model: nn.Module, path: str, tensor: torch.Tensor | Source, spec: TensorSpec) -> None:
-    allowed = {spec.dtype, default_dtype(model)} if spec.dtype.is_floating_point else {spec.dtype}
+    allowed = {spec.dtype, in_precision(spec.dtype, default_dtype(model))}
     if tensor.dtype in allowed or torch.is_autocast_enabled(default_device(model).type):
         return
     raise InputMismatchError(
         f"input {path} is {str(tensor.dtype).removeprefix('torch.')}",
         why=f"the plan is for {str(spec.dtype).removeprefix('torch.')}",
         do=f"convert the input: x.to({spec.dtype})"
-        + (f", or compile with dtype={tensor.dtype}" if tensor.dtype.is_floating_point else ""),
+        + (f", or compile with dtype={tensor.dtype}" if is_differentiable(tensor.dtype) else ""),
     )
 
 

@@ -20,6 +20,7 @@ from streamplan.api.module import StreamedModule
 from streamplan.api.requests import bind_call, check_tensors
 from streamplan.api.streamed import plain_model
 from streamplan.checks import shown
+from streamplan.dtypes import is_differentiable
 from streamplan.errors import InputMismatchError, ModelTypeError, TargetError
 from streamplan.images import DifferentiatedSource, Source, gradient_target, in_net_order
 from streamplan.planning.arguments import as_integer, is_integer
@@ -63,7 +64,7 @@ def input_gradient(streamed: StreamedModule, image: Tensor | Source, target: Tar
     """
     _check(streamed, image)
     score = target if callable(target) else _ClassScore(_classes(target, image.shape[0]), _name(streamed))
-    dtype = image.dtype if image.dtype.is_floating_point else default_dtype(streamed)
+    dtype = image.dtype if is_differentiable(image.dtype) else default_dtype(streamed)
     if isinstance(image, Source):
         whole = torch.zeros(image.shape, dtype=dtype) if out is None else None
         target_array = gradient_target(out, image) if whole is None else in_net_order(whole, whole.dim())

@@ -34,6 +34,7 @@ from streamplan.api.requests import (
 )
 from streamplan.api.streamed import planned
 from streamplan.checks import check_flag, shown
+from streamplan.dtypes import in_precision, is_differentiable
 from streamplan.errors import ModelTypeError, OptionError, StreamPlanError, TracingError, VerificationError
 from streamplan.frontend.containers import leaves, mapped
 from streamplan.ir import TensorSpec
@@ -147,7 +148,8 @@ def verify(  # noqa: PLR0913 - every option is a keyword
     if plan is not None:
         check_plan(plan)
     generator = torch.Generator().manual_seed(seed)
-    plain = _copied(model).to(dtype)
+    plain = _copied(model)
+    plain._apply(lambda x: x.to(in_precision(x.dtype, dtype)))  # type: ignore[no-untyped-call] # `to` drops imaginary parts
     args, kwargs = _call_inputs(plain, input_size, inputs, plan, dtype, generator)
     options = (
         Options(cut=cut_option(cut), halo=halo, batch_norm=batch_norm, passes=resolve_passes(passes))
@@ -274,17 +276,16 @@ def _call_inputs(
     def make(_: str, value: Any) -> Any:
         if not isinstance(value, TensorSpec):
             return value
-        if not value.dtype.is_floating_point:
+        if not is_differentiable(value.dtype):
             return torch.randint(0, 256, value.shape, generator=generator).to(value.dtype)
-        return torch.randn(value.shape, generator=generator, dtype=dtype)
+        return torch.randn(value.shape, generator=generator, dtype=in_precision(value.dtype, dtype))
 
     return mapped(make, tuple(arguments.args)), mapped(make, dict(arguments.kwargs))
 
 
 def _map_tensors(value: Any, dtype: torch.dtype) -> Any:
     def convert(_: str, item: Any) -> Any:
-        is_float = isinstance(item, Tensor) and item.is_floating_point()
-        return item.detach().to(dtype) if is_float else item
+        return item.detach().to(in_precision(item.dtype, dtype)) if isinstance(item, Tensor) else item
 
     return mapped(convert, value)
 
@@ -316,7 +317,7 @@ def _leaf(_: str, value: Any) -> Any:
     """A tensor of its own whose gradient is recorded, if it can have one."""
     if not isinstance(value, Tensor):
         return value
-    return value.detach().clone().requires_grad_(value.is_floating_point())
+    return value.detach().clone().requires_grad_(is_differentiable(value.dtype))
 
 
 def _cotangent(output: Tensor, generator: torch.Generator) -> Tensor:
@@ -344,8 +345,9 @@ def _tensor_error(kind: str, name: str, reference: Tensor | None, found: Tensor 
     if reference is None or found is None or reference.shape != found.shape or reference.dtype != found.dtype:
         return TensorError(kind, name, math.inf, 0.0 if reference is None else _scale(reference))
     scale = _scale(reference)
-    both_nan = reference.isnan() & found.isnan()
-    difference = torch.where(both_nan | (reference == found), 0.0, (found.double() - reference.double()).abs())
+    wanted, given = _parts(reference), _parts(found)
+    both_nan = wanted.isnan() & given.isnan()
+    difference = torch.where(both_nan | (wanted == given), 0.0, (given.double() - wanted.double()).abs())
     largest = float(difference.max()) if difference.numel() else 0.0
     if math.isnan(largest):
         return TensorError(kind, name, math.inf, scale)
@@ -353,14 +355,20 @@ def _tensor_error(kind: str, name: str, reference: Tensor | None, found: Tensor 
     return TensorError(kind, name, largest / divisor if divisor else (0.0 if largest == 0.0 else math.inf), scale)
 
 
+def _parts(tensor: Tensor) -> Tensor:
+    """Real and imaginary parts of complex numbers; real ones as they are."""
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def _norm(tensor: Tensor) -> float:
     """Euclidean norm of the finite values."""
-    values = tensor.detach().double()
+    values = _parts(tensor).double()
     return float(torch.linalg.vector_norm(values[values.isfinite()]))
 
 
 def _scale(tensor: Tensor) -> float:
     """Largest finite absolute value."""
-    values = tensor.detach().double().abs()
+    values = _parts(tensor).double().abs()
     finite = values[values.isfinite()]
     return float(finite.max()) if finite.numel() else 0.0

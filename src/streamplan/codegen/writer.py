@@ -144,6 +144,8 @@ def _constant(value: Any) -> str:
             return "inf" if value > 0 else "-inf"
         if math.isnan(value):
             return "nan"
+    if isinstance(value, complex):
+        return f"complex({_constant(value.real)}, {_constant(value.imag)})"
     if isinstance(value, torch.dtype | bool | int | float | str) or value is None:
         return repr(value)
     raise TypeError(f"no source text for a constant of type {type(value).__name__}")

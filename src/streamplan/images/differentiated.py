@@ -79,7 +79,7 @@ def gradient_target(out: Any, image: Tensor | Source) -> Source:
             why=f"the image has {shape}, and a gradient has the shape of its image",
             do="make an array of that shape",
         )
-    check_holds_gradient(target.dtype, "out")
+    check_holds_gradient(target.dtype, image.dtype, "out")
     target.check_writable("out")
     check_apart("out", target.contents, {"the image": image.contents if isinstance(image, Source) else image})
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from streamplan.checks import check_flag
+from streamplan.dtypes import is_differentiable
 from streamplan.errors import SourceError
 from streamplan.images.layout import ArrayLayout, Slices
 from streamplan.images.overlap import check_apart
@@ -194,13 +195,13 @@ class Source:
                 why=f"the image's has {tuple(self._array.shape)}; a gradient is laid out as its image",
                 do="make it like the image, in a floating-point dtype, filled with zeros",
             )
-        if not self.dtype.is_floating_point:
+        if not is_differentiable(self.dtype):
             raise SourceError(
                 f"an image of {_name(self.dtype)} has no gradient",
-                why="only floating-point numbers are differentiated",
+                why="only floating-point and complex numbers are differentiated",
                 do="convert the array, or leave the gradient out",
             )
-        check_holds_gradient(_torch_dtype(gradient.dtype), "the gradient's array")
+        check_holds_gradient(_torch_dtype(gradient.dtype), self.dtype, "the gradient's array")
         _check_writable(gradient, "the gradient's array")
         check_apart("the gradient's array", gradient, {"the image": self._array})
 
@@ -252,17 +253,24 @@ def _check_no_graph(array: Any) -> None:
         )
 
 
-def check_holds_gradient(dtype: torch.dtype, what: str) -> None:
+def check_holds_gradient(dtype: torch.dtype, image: torch.dtype, what: str) -> None:
     """Raise if an array of a dtype would lose what a gradient is made of.
 
     Args:
         dtype: Of the array.
+        image: Dtype of the image.
         what: The array, for the message.
 
     Raises:
         SourceError: It would.
     """
-    if not dtype.is_floating_point:
+    if image.is_complex and not dtype.is_complex:
+        raise SourceError(
+            f"{what} holds {_name(dtype)}",
+            why="the gradient by complex numbers is complex; imaginary parts would be lost",
+            do="make an array of complex numbers",
+        )
+    if not is_differentiable(dtype):
         raise SourceError(
             f"{what} holds {_name(dtype)}",
             why="a gradient is made of fractions, which would be lost",
@@ -302,7 +310,13 @@ def target_for(out: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Source:
             why=f"the output has {shape}",
             do="make an array of that shape",
         )
-    if dtype.is_floating_point and not target.dtype.is_floating_point:
+    if dtype.is_complex and not target.dtype.is_complex:
+        raise SourceError(
+            f"out holds {_name(target.dtype)}",
+            why=f"the output is {_name(dtype)}; imaginary parts would be lost",
+            do="make an array of complex numbers",
+        )
+    if dtype.is_floating_point and not is_differentiable(target.dtype):
         raise SourceError(
             f"out holds {_name(target.dtype)}",
             why=f"the output is {_name(dtype)}; fractions would be lost",
@@ -351,7 +365,7 @@ def _assign(array: Any, index: Slices, block: Any) -> None:
 
 def _as_numpy(block: Tensor) -> Any:
     """As numpy has it; it has no bfloat16, so that is widened."""
-    return (block.float() if block.dtype is torch.bfloat16 else block).numpy()
+    return (block.float() if block.dtype is torch.bfloat16 else block).numpy(force=True)
 
 
 def _describe(region: Slices) -> str:

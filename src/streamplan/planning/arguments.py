@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from streamplan.checks import shown
+from streamplan.dtypes import in_precision
 from streamplan.errors import InputSizeError, OptionError
 from streamplan.frontend.containers import leaves, mapped
 from streamplan.images import Source
@@ -72,8 +73,8 @@ class CallArguments:
         )
 
     def with_float_dtype(self, dtype: torch.dtype) -> CallArguments:
-        """The same call with floating-point tensors of another dtype."""
-        return self._with_specs(lambda x: TensorSpec(x.shape, dtype) if x.dtype.is_floating_point else x)
+        """The same call with floating-point tensors of another dtype, and complex ones of its precision."""
+        return self._with_specs(lambda x: TensorSpec(x.shape, in_precision(x.dtype, dtype)))
 
     def without_sizes(self) -> CallArguments:
         """The same call with tensors of their rank and dtype alone."""

@@ -99,9 +99,13 @@ _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def default_dtype(model: nn.Module) -> torch.dtype:
-    """Dtype of the model's first floating-point parameter or buffer, else torch's default."""
-    tensors = (*model.parameters(), *model.buffers())
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+    """Dtype of the model's first floating-point parameter or buffer, else that of the parts of its first complex one.
+
+    If it has neither, torch's default.
+    """
+    dtypes = [tensor.dtype for tensor in (*model.parameters(), *model.buffers())]
+    known = [x for x in dtypes if x.is_floating_point] or [x.to_real() for x in dtypes if x.is_complex]
+    return known[0] if known else torch.get_default_dtype()
 
 
 def default_device(model: nn.Module) -> torch.device:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamplan.dtypes import is_differentiable
 from streamplan.frontend.known_results import KnownResults
 from streamplan.projection.liveness import LiveBytes, Reserve
 from streamplan.runtime.running import Received, run_tile
@@ -127,7 +128,7 @@ class TileSimulator:
         gradients = {
             name: torch.empty(spec.shape, dtype=spec.dtype, device=META)
             for name, spec in self._segment.outputs.items()
-            if spec.dtype.is_floating_point
+            if is_differentiable(spec.dtype)
         }
         tile = Tile(self._segment, index)
         blocks = {name: x[tile.slices(name, blocks=True)] for name, x in gradients.items()}

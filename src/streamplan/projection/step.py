@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streamplan.codegen import load_prepared
+from streamplan.dtypes import is_differentiable
 from streamplan.frontend.known_results import KnownResults
 from streamplan.planning import PreparedPlan
 from streamplan.projection.footprints import (
@@ -133,7 +134,7 @@ class StepSimulator:
         cut: dict[str, Tensor] = {}
         for name, spec in self.segment.outputs.items():
             x = torch.empty(spec.shape, dtype=spec.dtype, device=META)
-            cut[name] = _CutValue.apply(anchor, x) if spec.dtype.is_floating_point else x  # type: ignore[no-untyped-call]
+            cut[name] = _CutValue.apply(anchor, x) if is_differentiable(spec.dtype) else x  # type: ignore[no-untyped-call]
             if cut[name].requires_grad:
                 cut[name].register_hook(  # type: ignore[no-untyped-call]
                     lambda gradient, name=name: arrived.update({name: gradient.nbytes})

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streamplan.dtypes import is_differentiable
 from streamplan.projection.allocations import peak_of
 
 _NEEDS = re.compile(
@@ -136,4 +137,4 @@ def _real(arg: Any, device: torch.device) -> Any:
     if not isinstance(arg, Tensor):
         return arg
     x = torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype, device=device)
-    return x.uniform_(-1, 1) if x.is_floating_point() else x.zero_()
+    return x.normal_() if is_differentiable(x.dtype) else x.zero_()

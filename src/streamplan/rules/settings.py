@@ -93,7 +93,7 @@ def is_plain(value: Any) -> bool:
     """Whether a value has a source text in a program."""
     if isinstance(value, tuple | list):
         return all(map(is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
+    return value is None or isinstance(value, bool | int | float | complex | str | torch.dtype)
 
 
 def plain(value: Any) -> Argument:

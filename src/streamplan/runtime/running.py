@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamplan.dtypes import is_differentiable
 from streamplan.runtime.joining import Copy, cloned
 from streamplan.runtime.segment import Segment
 from streamplan.runtime.slivers import exact_slivers
@@ -54,7 +55,7 @@ def run_tile(
     """
     device = read[0].device
     if wanted is not None:
-        received = {key: x.detach().requires_grad_(x.is_floating_point()) for key, x in received.items()}
+        received = {key: x.detach().requires_grad_(is_differentiable(x.dtype)) for key, x in received.items()}
     tile = Tile(segment, index, received, device, copy)
     regions = []
     for name, x in zip(segment.part.input_maps, read, strict=True):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from streamplan.dtypes import is_differentiable
 from streamplan.errors import DoubleBackwardError, StaleStateError
 from streamplan.images import Source
 from streamplan.runtime.graphs import GraphCache
@@ -180,7 +181,7 @@ class _StreamedSegment(torch.autograd.Function):
             result = forward_pass(runner, maps, call.device, call.progress, wanted=wanted)
         ctx.result, ctx.weights = result, weights if keep else None
         outputs, result.outputs = result.outputs, {}
-        ctx.mark_non_differentiable(*(out for out in outputs.values() if not out.is_floating_point()))
+        ctx.mark_non_differentiable(*(out for out in outputs.values() if not is_differentiable(out.dtype)))
         return tuple(outputs[name] for name in call.segment.outputs)
 
     @staticmethod
