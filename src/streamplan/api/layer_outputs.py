@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -61,9 +62,12 @@ class LayerOutput:
 
 @contextmanager
 def _watching(layer: Layer, add: Callable[[Moments], None]) -> Iterator[None]:
-    """Inside the `with` block, every call of the layer's modules adds the moments of its output."""
+    """Inside the `with` block, every call of the layer's modules by this thread adds the moments of its output."""
+    thread = threading.get_ident()
 
     def observe(module: nn.Module, args: Any, output: Tensor) -> None:
+        if threading.get_ident() != thread:
+            return
         x = output.unsqueeze(0)  # so that there is something to pool over without a batch, too
         add(Moments.of(x, (layer.channel_dim(x.dim()),)))
 

@@ -9,6 +9,7 @@ for the process; plans and compiled modules that exist already keep the program 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -23,6 +24,7 @@ from streamplan.frontend.module_spellings import MODULES
 from streamplan.frontend.patches import FunctionApply
 from streamplan.frontend.registered import TARGETS, RegisteredTarget, is_torch_function
 from streamplan.frontend.signatures import FUNCTIONS
+from streamplan.frontend.switches import unswitched
 from streamplan.rules import REASONS, LocalRule, Rule
 from streamplan.rules.local import read_everything
 from streamplan.rules.registry import register_user_rule, unregister_user_rule
@@ -30,6 +32,7 @@ from streamplan.rules.registry import register_user_rule, unregister_user_rule
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _TAKEN = ("input", "num_axes")
 """Names of arguments that have a meaning of their own in a graph."""
+_LOCK = threading.RLock()
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -47,8 +50,13 @@ def register_rule(target: Any, rule: Rule, *, override: bool = False) -> None:
         RuleTargetError: `target` cannot have a rule, or `rule` is not one that fits it.
         RuleConflictError: `target` has a rule already, or is known not to be local.
     """
-    key = _key_of(target)
     check_flag("override", override)
+    with _LOCK:
+        _register(target, rule, override=override)
+
+
+def _register(target: Any, rule: Rule, *, override: bool) -> None:
+    key = _key_of(target)
     if not isinstance(rule, Rule):
         raise RuleTargetError(
             f"{_name_of(rule) if callable(rule) else shown(rule)} is not a rule",
@@ -63,8 +71,8 @@ def register_rule(target: Any, rule: Rule, *, override: bool = False) -> None:
     signature = _signature_of(key, target, rule)
     op = TARGETS[key].op if key in TARGETS else _free_op(target)
     read_call = rule.read_call if isinstance(rule, LocalRule) else read_everything
-    TARGETS[key] = RegisteredTarget(op, signature, read_call)
     register_user_rule(op, rule)
+    TARGETS[key] = RegisteredTarget(op, signature, read_call)
 
 
 def unregister_rule(target: Any) -> None:
@@ -73,14 +81,15 @@ def unregister_rule(target: Any) -> None:
     Raises:
         RuleTargetError: `target` has no registered rule.
     """
-    known = TARGETS.pop(_key_of(target), None)
-    if known is None:
-        raise RuleTargetError(
-            f"no rule is registered for {_name_of(target)}",
-            why="only what register_rule added can be taken away",
-            do="pass the module class or function that was registered",
-        )
-    unregister_user_rule(known.op)
+    with _LOCK:
+        known = TARGETS.pop(_key_of(target), None)
+        if known is None:
+            raise RuleTargetError(
+                f"no rule is registered for {_name_of(target)}",
+                why="only what register_rule added can be taken away",
+                do="pass the module class or function that was registered",
+            )
+        unregister_user_rule(known.op)
 
 
 def _key_of(target: Any) -> Any:
@@ -110,7 +119,7 @@ def _target_problem(target: Any) -> tuple[str, str] | None:
             f"it is of type {type(target).__name__}, whose calls cannot be seen while a model is traced",
             "pass an nn.Module class, an autograd.Function class or a function written in Python",
         )
-    if next(iter(inspect.signature(target).parameters), "") == "self":
+    if next(iter(inspect.signature(unswitched(target)).parameters), "") == "self":
         return "it is a method", "pass the nn.Module class it belongs to"
     return None
 
@@ -187,7 +196,7 @@ def _own_signature(key: Any) -> inspect.Signature:
     """Parameters of a call, without `self`."""
     if isinstance(key, type):
         return _without_first(inspect.signature(key.forward))  # type: ignore[attr-defined]
-    return inspect.signature(key)
+    return inspect.signature(unswitched(key) if isinstance(key, FunctionType) else key)
 
 
 def _function_apply(function: type[torch.autograd.Function]) -> FunctionApply:

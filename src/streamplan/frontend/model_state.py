@@ -36,7 +36,7 @@ def model_state(model: nn.Module) -> ModelState:
     for path, module in model.named_modules():
         classes |= dict.fromkeys(type(module).__mro__[:-1])
         modules.append((path, Same(type(module)), _attributes(module, tokens)))
-    rules = tuple((Same(target), Same(known)) for target, known in TARGETS.items())
+    rules = tuple((Same(target), Same(known)) for target, known in list(TARGETS.items()))
     return ModelState(tuple(modules), tuple((Same(cls), class_token(cls)) for cls in classes), rules)
 
 

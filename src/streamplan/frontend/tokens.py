@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamplan.frontend.switches import unswitched
+
 ATOMS = (
     *(bool, int, str, bytes, type(None), type(...), type(NotImplemented), range, torch.Size),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
@@ -142,11 +144,12 @@ class Tokens:
 
     def _of_function(self, function: FunctionType) -> Any:
         """Code, defaults, what it closes over, and the plain data of its module that it names."""
+        code = unswitched(function).__code__
         cells = tuple(self._of_cell(cell) for cell in function.__closure__ or ())
-        named = {name: function.__globals__[name] for name in _names(function.__code__) & function.__globals__.keys()}
+        named = {name: function.__globals__[name] for name in _names(code) & function.__globals__.keys()}
         data = tuple((name, self.of(item)) for name, item in sorted(named.items()) if _is_data(item))
         defaults = self.of(function.__defaults__), self.of(function.__kwdefaults__)
-        return Same(function.__code__), defaults, cells, data
+        return Same(code), defaults, cells, data
 
     def _of_cell(self, cell: Any) -> Any:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,19 +34,20 @@ class CudaRecorder:
         self._device = device
         self._stream = _recording_stream(torch.cuda.current_device() if index is None else index)
         self._pool = torch.cuda.graph_pool_handle()
+        with torch.inference_mode(False):
+            self._mark = torch.zeros(1, device=device)
 
     def record(self, work: Work) -> tuple[Slots, Any, Callable[[], None], bool]:
         """Record; nothing is computed yet."""
         graph = torch.cuda.CUDAGraph()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The CUDA Graph is empty")  # some of the first tiles compute nothing
-            # Threads that read the image go on meanwhile, on streams of their own. A recording that fails would leave
-            # its stream the current one, if it were not in a block of that.
-            with (
-                torch.cuda.stream(torch.cuda.current_stream(self._device)),
-                torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-            ):
-                outputs, remark = work()
+        # Threads that read the image go on meanwhile, on streams of their own. A recording that fails would leave its
+        # stream the current one, if it were not in a block of that.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            self._mark.zero_()  # some of the first tiles compute nothing, and torch warns of an empty recording
+            outputs, remark = work()
         return outputs, remark, graph.replay, False
 
 
