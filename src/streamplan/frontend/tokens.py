@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -140,7 +140,10 @@ class Tokens:
         return Same(type(value)), attributes, tuple((name, self.of(getattr(value, name))) for name in slots)
 
     def _attributes(self, value: Any) -> tuple[Any, ...]:
-        return tuple((name, self.of(item)) for name, item in getattr(value, "__dict__", {}).items())
+        """What a value holds by name, and what its class, written in C, holds besides items."""
+        hidden = "default_factory" if isinstance(value, defaultdict) else "maxlen" if isinstance(value, deque) else None
+        named = {**getattr(value, "__dict__", {}), **({hidden: getattr(value, hidden)} if hidden else {})}
+        return tuple((name, self.of(item)) for name, item in named.items())
 
     def _of_function(self, function: FunctionType) -> Any:
         """Code, defaults, what it closes over, and the plain data of its module that it names."""

@@ -6,17 +6,17 @@ import math
 import operator
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from streamplan.checks import shown
 from streamplan.dtypes import in_precision
-from streamplan.errors import InputSizeError, OptionError
+from streamplan.errors import InputMismatchError, InputSizeError, OptionError
 from streamplan.frontend.containers import leaves, mapped
+from streamplan.frontend.tokens import Tokens
 from streamplan.images import Source
 from streamplan.ir import TensorSpec
-from streamplan.planning.content import content_key
 
 _MAX_NUMEL = 2**63
 _CONSTANTS = (bool, int, float, str, type(None))
@@ -42,7 +42,7 @@ class CallArguments:
         Raises:
             InputMismatchError: A tensor is in an object that cannot be taken apart.
         """
-        object.__setattr__(self, "key", content_key((self.args, dict(self.kwargs))))
+        object.__setattr__(self, "key", Tokens(of_tensor=_refuse_hidden).of((self.args, dict(self.kwargs))))
 
     def __eq__(self, other: object) -> bool:
         return self.key == other.key if isinstance(other, CallArguments) else NotImplemented
@@ -115,6 +115,20 @@ class CallArguments:
     def from_json(cls, data: Mapping[str, Any]) -> CallArguments:
         """The inverse of `to_json`."""
         return cls(_decode(data["args"]), _decode(data["kwargs"]))
+
+
+def _refuse_hidden(tensor: torch.Tensor) -> NoReturn:
+    """Refuse a tensor that is no leaf of the arguments.
+
+    Raises:
+        InputMismatchError: Always.
+    """
+    raise InputMismatchError(
+        f"a tensor of {tuple(tensor.shape)} is given inside an object that cannot be taken apart",
+        why="tensors are found in tuples, lists, dicts, named tuples, dataclasses and other objects of Python classes, "
+        "not in sets or objects that keep it elsewhere",
+        do="give the tensor in one of these, or as an argument of its own",
+    )
 
 
 def check_size(size: Any) -> tuple[int, ...]:
