@@ -19,6 +19,8 @@ BatchNormPolicy = Literal["error", "frozen", "resident"]
 HaloPolicy = Literal["auto", "recompute", "reuse"]
 """How tiles get the samples around them that they read."""
 
+GuardPolicy = Literal["full", "state"]
+"""How a call finds out whether the model does what its program was made from."""
 CarryPlacement = Literal["device", "host"]
 """Where carried samples wait for the backward pass."""
 
@@ -33,6 +35,7 @@ IMAGE_PLACEMENTS = ("device", "host")
 CARRY_PLACEMENTS = ("device", "host")
 BATCH_NORM_POLICIES = ("error", "frozen", "resident")
 HALO_POLICIES = ("auto", "recompute", "reuse")
+GUARD_POLICIES = ("full", "state")
 
 
 PASSES = MappingProxyType(

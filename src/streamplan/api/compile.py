@@ -12,11 +12,13 @@ from streamplan.api.collection import paused_collection
 from streamplan.api.forecasting import complete, settle
 from streamplan.api.module import StreamedModule
 from streamplan.api.requests import check_model, check_plan, cut_option, image_option, resolve_arguments, resolve_device
-from streamplan.checks import check_flag, shown
+from streamplan.checks import check_choice, check_flag, shown
 from streamplan.errors import OptionError, TileSizeError
 from streamplan.options import (
+    GUARD_POLICIES,
     BatchNormPolicy,
     CarryPlacement,
+    GuardPolicy,
     HaloPolicy,
     Optimizer,
     Options,
@@ -51,6 +53,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     device: torch.device | str | None = None,
     cuda_graphs: bool = False,
     progress: bool = False,
+    guard: GuardPolicy = "full",
 ) -> StreamedModule:
     """Make a module with the same parameters, outputs and gradients that computes its local part tile by tile.
 
@@ -89,6 +92,10 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             time: for tiles so small that the GPU waits for it. Use it with `keep_tiles=0`, since kept tiles run as
             usual; the memory of a tile stays taken. Nets that resize are run as usual, and so is everything elsewhere.
         progress: Whether to show a bar over the tiles of each pass on standard error.
+        guard: How a call finds out whether the model still does what its program was made from. "full" runs the
+            model's own Python once per call, on tensors without data, and compares; what it does beside computing (it
+            counts, draws random numbers) happens once per call, as in the plain net. "state" compares the state of the
+            model alone, which takes less time; docs/limits.md lists what that does not notice.
 
     Returns:
         The streamed module.
@@ -102,6 +109,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
     model = check_model(model)
     for name, value in (("calibrate", calibrate), ("cuda_graphs", cuda_graphs), ("progress", progress)):
         check_flag(name, value)
+    check_choice("guard", guard, GUARD_POLICIES)
     if plan is not None:
         check_plan(plan)
         given = {"input_size": input_size, "tile_size": tile_size, "example_inputs": example_inputs, "dtype": dtype}
@@ -127,6 +135,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
             progress=progress,
             cuda_graphs=cuda_graphs,
             calibrate=calibrate,
+            guard=guard,
         )
     options = resolve_options(
         tile_size,
@@ -151,6 +160,7 @@ def compile(  # noqa: PLR0913 - streamplan.compile reads like torch.compile; eve
         progress=progress,
         cuda_graphs=cuda_graphs,
         calibrate=calibrate,
+        guard=guard,
     )
 
 

@@ -23,7 +23,7 @@ from torch import nn
 from streamplan.api.collection import paused_collection
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
 from streamplan.api.forecasting import complete, settle
-from streamplan.api.guards import check_call, check_hooks, in_modes, settings_digest
+from streamplan.api.guards import check_call, check_hooks, in_modes
 from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
 from streamplan.api.streamed import Streamed
@@ -31,11 +31,11 @@ from streamplan.api.traces import TraceCache
 from streamplan.errors import NothingRecordedError
 from streamplan.frontend.containers import mapped
 from streamplan.images import Source, target_for, whole_tensor
-from streamplan.options import Options
+from streamplan.options import GuardPolicy, Options
 from streamplan.planner import Question, Search
 from streamplan.planning import Plan, PreparedPlan, TracedModel, prepare_plan
 from streamplan.planning.arguments import CallArguments
-from streamplan.planning.model import default_device, default_dtype
+from streamplan.planning.model import default_device, default_dtype, is_in_state
 from streamplan.projection import load_calibration
 from streamplan.report import ProgressBar
 from streamplan.runtime.random_state import RandomState
@@ -74,6 +74,7 @@ class StreamedModule(Streamed, nn.Module):
         progress: bool = False,
         cuda_graphs: bool = False,
         calibrate: bool = False,
+        guard: GuardPolicy = "full",
     ) -> None:
         super().__init__()
         self.__model: nn.Module
@@ -85,15 +86,15 @@ class StreamedModule(Streamed, nn.Module):
         self.__progress = progress
         self.__cuda_graphs = cuda_graphs
         self.__calibrate = calibrate
+        self.__guard = guard
         self.__num_disabled = 0
         self.__lock = threading.RLock()  # held while something is planned, since traces are run again for other sizes
-        self.__executables: OrderedDict[str, Executable] = OrderedDict()
+        self.__executables: OrderedDict[TracedModel, Executable] = OrderedDict()
         self.__last_forward: tuple[Executable, RandomState, Mapping[str, bool]] | None = None
         self.__traces = TraceCache()
-        executable = self._build(arguments, device, plan)
+        self.__planned: TracedModel | None = self.__traces.of_state(model, arguments, device or default_device(model))
+        executable = self.__executables[self.__planned] = self._build(self.__planned, device, plan)
         self.__plan = executable.plan if plan is None else _with_forecast(executable.plan, plan)
-        self.__planned_key = self._key(arguments, device or default_device(model))
-        self.__executables[self.__planned_key] = executable
         check_hooks(model, executable.resident_modules, executable.streamed_modules)
 
     @property
@@ -101,14 +102,14 @@ class StreamedModule(Streamed, nn.Module):
         """The plan `compile` made; what it takes is told when it is first asked for."""
         with self.__lock:
             is_complete = self.__plan.forecast is not None or self.__plan.forecast_failure
-            if not is_complete and self._key(self.__plan.arguments, self._device()) == self.__planned_key:
-                self.__plan = self._complete(self._executable(self.__plan.arguments, self._device()))
+            if not is_complete and self.__planned is not None and is_in_state(self.__planned, self.__model):
+                self.__plan = self._complete(self._executable(self.__planned))
             return self.__plan
 
     @property
     def _has_streamed_dropout(self) -> bool:
         """Whether tiles drop elements or channels, in the mode (`train` or `eval`) the model is in."""
-        return bool(self._executable(self._current_arguments(), self._device()).draws)
+        return bool(self._executable_for(self._current_arguments()).draws)
 
     @property
     def source(self) -> str:
@@ -122,9 +123,7 @@ class StreamedModule(Streamed, nn.Module):
     def plan_for(self, input_size: Any) -> Plan:
         """The plan for another input size, with the options given to `compile`."""
         dtype = self._current_arguments().image.dtype
-        return self._complete(
-            self._executable(resolve_arguments(self.__model, input_size, None, dtype), self._device())
-        )
+        return self._complete(self._executable_for(resolve_arguments(self.__model, input_size, None, dtype)))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -199,9 +198,15 @@ class StreamedModule(Streamed, nn.Module):
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Executable, list[torch.Tensor | Source]]:
         """The executable of a call that fits the plan, and its tensors; arguments are bound already."""
-        executable = self._executable(CallArguments.of_tensors(args, kwargs), self._device())
+        arguments, tensors = CallArguments.of_tensors(args, kwargs), tensors_in_order(args, kwargs)
+        with self.__lock:
+            if self.__guard == "full":
+                traced = self.__traces.of_call(self.__model, arguments, tensors, self._device())
+                executable = self._executable(traced)
+            else:
+                executable = self._executable_for(arguments)
         check_hooks(self.__model, executable.resident_modules, executable.streamed_modules)
-        return executable, tensors_in_order(args, kwargs)
+        return executable, tensors
 
     def _bar(self) -> ProgressBar | None:
         return ProgressBar() if self.__progress else None
@@ -299,7 +304,8 @@ class StreamedModule(Streamed, nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        caches = {"executables": OrderedDict(), "traces": TraceCache(), "last_forward": None, "num_disabled": 0}
+        caches = {"executables": OrderedDict(), "traces": TraceCache(), "planned": None}
+        caches |= {"last_forward": None, "num_disabled": 0}
         return {**state, **{f"{_PREFIX}_{name}": value for name, value in caches.items()}, f"{_PREFIX}_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -318,31 +324,30 @@ class StreamedModule(Streamed, nn.Module):
         """The call that was planned, in the floating-point dtype the model has now."""
         return self.__plan.arguments.with_float_dtype(default_dtype(self.__model))
 
-    def _key(self, arguments: CallArguments, device: torch.device) -> str:
-        """Everything a trace depends on: arguments, device, and the settings of all modules, `training` among them."""
-        return f"{arguments!r} {device} {settings_digest(self.__model)}"
-
     def _planned_executable(self) -> Executable:
-        executable = self.__executables.get(self.__planned_key)
-        if executable is None:
-            executable = self._executable(self._current_arguments(), self._device())
-        return executable
+        if self.__planned is None:
+            return self._executable_for(self._current_arguments())
+        return self._executable(self.__planned)
 
-    def _executable(self, arguments: CallArguments, device: torch.device) -> Executable:
-        """The executable for a call, from the cache or built now."""
+    def _executable_for(self, arguments: CallArguments) -> Executable:
+        """The executable for calls in the state that the model is in; the model's code is not run for it."""
         with self.__lock:
-            key = self._key(arguments, device)
-            if key not in self.__executables:
-                stored = self.__plan if key == self.__planned_key else None
-                self.__executables[key] = self._build(arguments, device, stored)
+            return self._executable(self.__traces.of_state(self.__model, arguments, self._device()))
+
+    def _executable(self, traced: TracedModel) -> Executable:
+        """The executable of a trace, from the cache or built now."""
+        with self.__lock:
+            if traced not in self.__executables:
+                stored = self.__plan if _is_of(self.__plan, traced) else None
+                self.__executables[traced] = self._build(traced, self._device(), stored)
                 while len(self.__executables) > _MAX_EXECUTABLES:
                     self.__executables.popitem(last=False)
-            self.__executables.move_to_end(key)
-            return self.__executables[key]
+            self.__executables.move_to_end(traced)
+            return self.__executables[traced]
 
     @paused_collection()
-    def _build(self, arguments: CallArguments, device: torch.device | None, stored: Plan | None) -> Executable:
-        traced = self.__traces.traced(self.__model, arguments, device)
+    def _build(self, traced: TracedModel, device: torch.device | None, stored: Plan | None) -> Executable:
+        arguments = traced.arguments
         if stored is None and self.__options.is_open:
             prepared = settle(self._search(arguments, device, traced))
         else:
@@ -369,6 +374,11 @@ class StreamedModule(Streamed, nn.Module):
         with self.__lock:
             search = self._search(prepared.plan.arguments, device, prepared.traced, prepared)
             return complete(search, prepared)
+
+
+def _is_of(plan: Plan, traced: TracedModel) -> bool:
+    """Whether a plan was made from such a trace."""
+    return plan.arguments == traced.arguments and plan.fingerprint == traced.fingerprint
 
 
 def _with_forecast(made: Plan, given: Plan) -> Plan:

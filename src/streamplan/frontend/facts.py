@@ -8,7 +8,7 @@ line of the user's code it came from. Nothing here holds a tensor.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from streamplan.ir import SourceLocation, TensorSpec
 
 if TYPE_CHECKING:
     from streamplan.frontend.replay import Replay
+    from streamplan.frontend.script import Ambient, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,10 @@ class Trace:
     """Names of the placeholder nodes, all of them tensors, in the order of the model's arguments."""
     output_spec: pytree.TreeSpec
     """Structure of what the model returns; the output node holds the same leaves in plain containers."""
+    events: tuple[Event, ...] = ()
+    """The script of the run: everything the model's code did."""
+    ambients: set[Ambient] = field(default_factory=set)
+    """Circumstances in which the answers in the script are known to hold, the trace's own among them."""
     replay: Replay | None = None
     """What the trace at another size can be had with; None if that takes another run of the model."""
 

@@ -29,16 +29,26 @@ class ExampleInputs:
         args: Positional arguments.
         kwargs: Keyword arguments.
         device: Device of the fake inputs.
+        like: Tensors whose memory order and wish for a gradient the inputs are to have, in their order; what is no
+            tensor among them, or nothing, stands for contiguous ones without.
 
     Raises:
         TracingError: The arguments do not fit the model's `forward`.
     """
 
-    def __init__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        device: torch.device,
+        like: Sequence[Any] = (),
+    ) -> None:
         self._signature = inspect.signature(model.forward)
         self._args = tuple(args)
         self._kwargs = dict(kwargs)
-        self._device = device
+        self.device = device
+        self._like = tuple(like)
         try:
             self._signature.bind(*self._args, **self._kwargs)
         except TypeError as error:
@@ -59,11 +69,12 @@ class ExampleInputs:
             Positional and keyword arguments.
         """
         bound = self._signature.bind(*self._args, **self._kwargs)
+        examples = iter(self._like)
 
         def build(path: str, value: Any) -> Any:
             if not isinstance(value, TensorSpec | torch.Tensor):
                 return value
-            fake = torch.empty(tuple(value.shape), dtype=value.dtype, device=self._device)
+            fake = _fake(value, next(examples, None), self.device)
             label(fake, f"input {path}")
             return wrap(re.sub(r"\W+", "_", path).strip("_"), fake)
 
@@ -73,3 +84,13 @@ class ExampleInputs:
             else:
                 bound.arguments[name] = mapped(build, value, name)
         return bound.args, bound.kwargs
+
+
+def _fake(value: TensorSpec | torch.Tensor, example: Any, device: torch.device) -> torch.Tensor:
+    """A tensor for a spec; its strides and its wish for a gradient are those of an example, if that is a tensor."""
+    shape, dtype = tuple(value.shape), value.dtype
+    if not isinstance(example, torch.Tensor) or example.layout is not torch.strided:
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.empty_strided(shape, example.stride(), dtype=dtype, device=device).requires_grad_(
+        example.requires_grad
+    )

@@ -31,6 +31,22 @@ def no_autocast() -> Iterator[None]:
             torch.set_autocast_enabled(device, True)
 
 
+@contextmanager
+def as_in_a_call() -> Iterator[None]:
+    """The switches a model's code is run under for a call: those of the caller.
+
+    Inference mode is off, since its tensors could not be used by another run; autograd is off in it all the same.
+    Autocast remembers no cast of a weight, so that two runs make the same casts.
+    """
+    is_differentiated, remembers = torch.is_grad_enabled(), torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(is_differentiated):
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(remembers)
+
+
 @dataclass(frozen=True, slots=True)
 class AmbientModes:
     """State of the switches."""

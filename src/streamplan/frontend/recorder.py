@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +34,21 @@ from streamplan.frontend.tokens import Same, Tokens
 from streamplan.ir import SourceLocation
 
 
+@dataclass(slots=True)
+class RunState:
+    """Where a run is; a guard run that becomes a trace shares it with the tracer."""
+
+    modes: AmbientModes
+    """The switches of torch that it began with."""
+    is_running: bool = False
+    stack: list[tuple[str, str]] = field(default_factory=list)
+    """Path and class name of the modules that are running, the innermost last."""
+    failure: tuple[BaseException, str, str] | None = None
+    """An exception, with path and class name of the innermost module that it left."""
+    refusal: TracingError | None = None
+    """The first error about what the model does; its code may have caught it."""
+
+
 class Recorder(ABC):
     """One run of a model's code.
 
@@ -42,32 +58,31 @@ class Recorder(ABC):
     """
 
     def __init__(self, skeleton: Skeleton, is_leaf: Callable[[nn.Module], bool]) -> None:
-        self.executing = False
-        self.refusal: TracingError | None = None
-        """The first error about what the model does; its code may have caught it."""
+        self.state = RunState(AmbientModes.current())
         self.root = skeleton.root
         self._skeleton = skeleton
         self._is_leaf = is_leaf
         self._modules = dict(skeleton.root.named_modules())
         self._module_paths = {id(module): path for path, module in self._modules.items()}
-        self._stack: list[tuple[str, str]] = []
-        self._is_running = False
-        self._modes = AmbientModes.current()
-        self._failure: tuple[BaseException, str, str] | None = None
         self._operands = Tokens(self._reference, Same)
         self._settings = Tokens(self._owned, self._members)
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the model on proxies; what it returns holds proxies as well."""
-        self._is_running = True
+        self.state.is_running = True
         try:
             with tracing_patches(self, self._modules.values()), TracingMode(self):
                 out = self.root(*args, **kwargs)
         finally:
-            self._is_running = False
-        if self.refusal is not None:
-            raise self.refusal
+            self.state.is_running = False
+        if self.state.refusal is not None:
+            raise self.state.refusal
         return out
+
+    @property
+    @abstractmethod
+    def executing(self) -> bool:
+        """Whether calls are executed on tensors without data at the moment, and not recorded."""
 
     @abstractmethod
     def record(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -116,18 +131,18 @@ class Recorder(ABC):
     def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A module of the model is called. One that is not part of it (made in `forward`) is traced into."""
         path = self._module_paths[id(module)]
-        self._stack.append((path, plain_class(module).__name__))
+        self.state.stack.append((path, plain_class(module).__name__))
         try:
             if path and self._is_leaf(module):  # the model itself is traced into: a node cannot be its own graph
                 out = self.record("call_module", path, args, kwargs)
             else:
                 out = module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         except Exception as error:
-            if self._failure is None or self._failure[0] is not error:
-                self._failure = (error, *self._stack[-1])
+            if self.state.failure is None or self.state.failure[0] is not error:
+                self.state.failure = (error, *self.state.stack[-1])
             raise
         finally:
-            self._stack.pop()
+            self.state.stack.pop()
         self.note_output(path, out)
         return out
 
@@ -137,8 +152,8 @@ class Recorder(ABC):
 
     def failing_module(self, error: BaseException) -> tuple[str, str]:
         """Path and class name of the innermost module an exception left."""
-        if self._failure is not None and self._failure[0] is error:
-            return self._failure[1:]
+        if self.state.failure is not None and self.state.failure[0] is error:
+            return self.state.failure[1:]
         return "", type(self.root).__name__
 
     def error(
@@ -149,9 +164,9 @@ class Recorder(ABC):
         location: SourceLocation | None = None,
     ) -> TracingError:
         """An error about what the running line of the model does."""
-        path, type_name = self._stack[-1] if self._stack else ("", "")
+        path, type_name = self.state.stack[-1] if self.state.stack else ("", "")
         error = TracingError(what, where=place(path, type_name, location or self.location()), why=why, do=do)
-        self.refusal = self.refusal or error
+        self.state.refusal = self.state.refusal or error
         return error
 
     def location(self) -> SourceLocation | None:
@@ -160,7 +175,7 @@ class Recorder(ABC):
 
     def operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Token of the arguments of a call."""
-        if not self._is_running:
+        if not self.state.is_running:
             raise self.error("a traced value is used after the trace", "the model kept it outside itself")
         return self._operands.of((args, kwargs))
 
@@ -171,7 +186,7 @@ class Recorder(ABC):
     def changed_modes(self) -> AmbientModes | None:
         """The switches of torch, if they are not those that the run began with."""
         modes = AmbientModes.current()
-        return None if modes == self._modes else modes
+        return None if modes == self.state.modes else modes
 
     def foreign_tensor(self, tensor: torch.Tensor) -> TracingError:
         """The error that a tensor is used which the model does not own."""

@@ -29,11 +29,11 @@ from streamplan.frontend.aten_stream import AtenStream
 from streamplan.frontend.facts import NodeFact, Trace, map_structure, specify, tensors_in
 from streamplan.frontend.known_results import META
 from streamplan.frontend.meta_run import MetaStream, tensors_on_meta
-from streamplan.frontend.modes import AmbientModes, no_autocast
 from streamplan.frontend.node_table import NodeTable
 from streamplan.frontend.patches import steady_execution
 from streamplan.frontend.reads import Guard, ReadLog
 from streamplan.frontend.records import CallRecord
+from streamplan.frontend.script import Ambient
 from streamplan.ir import TensorSpec
 
 Memory = tuple[tuple[Any, ...], ...]
@@ -53,6 +53,8 @@ class Replay:
     """Device of the inputs."""
     switches: tuple[Any, ...]
     """Global switches of torch that the model ran under."""
+    ambient: Ambient
+    """Circumstances of the trace."""
     modules: Mapping[str, torch.nn.Module]
     """The skeleton's modules that nodes call, by path."""
     is_on_meta: bool = False
@@ -65,6 +67,7 @@ def make_replayable(
     log: ReadLog,
     fake_mode: FakeTensorMode,
     device: torch.device,
+    ambient: Ambient,
 ) -> Trace:
     """A finished trace with what is needed to replay it, if it can be. To be called under the switches of the trace.
 
@@ -74,13 +77,14 @@ def make_replayable(
         log: What the model asked.
         fake_mode: Mode of the trace.
         device: Device of the inputs.
+        ambient: Circumstances of the trace.
     """
     guards = _guards(trace.graph, log)
     if guards is None or not log.is_complete or any(_has_changed(records[node]) for node in trace.graph.nodes):
         return trace
     called = [str(node.target) for node in trace.graph.nodes if node.op == "call_module"]
     modules = {path: trace.skeleton.get_submodule(path) for path in called}
-    replay = Replay(guards, _memory(trace.graph, records), fake_mode, device, _switches(), modules)
+    replay = Replay(guards, _memory(trace.graph, records), fake_mode, device, switches(), ambient, modules)
     on_meta = dataclasses.replace(replay, is_on_meta=True)
     specs = [trace.facts[name].output for name in trace.input_names]
     same = _run(dataclasses.replace(trace, replay=on_meta), on_meta, specs)
@@ -112,8 +116,8 @@ def replay_trace(trace: Trace, specs: Sequence[TensorSpec]) -> Trace | None:
     """
     if trace.replay is None:
         return None
-    with torch.inference_mode(False), torch.enable_grad(), no_autocast(), steady_execution():
-        return _run(trace, trace.replay, specs) if trace.replay.switches == _switches() else None
+    with trace.replay.ambient.modes.entered(), steady_execution():
+        return _run(trace, trace.replay, specs) if trace.replay.switches == switches() else None
 
 
 def _run(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> Trace | None:
@@ -124,7 +128,8 @@ def _run(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> Trace | N
         return None
     if table is None or _memory(trace.graph, table.records) != replay.memory:
         return None
-    return dataclasses.replace(trace, facts={n.name: _fact(trace, table, n) for n in trace.graph.nodes})
+    facts = {node.name: _fact(trace, table, node) for node in trace.graph.nodes}
+    return dataclasses.replace(trace, facts=facts, ambients={replay.ambient})
 
 
 def _execute(trace: Trace, replay: Replay, specs: Sequence[TensorSpec]) -> NodeTable | None:
@@ -226,5 +231,6 @@ def _nodes_in(argument: Any) -> list[fx.Node]:
     return found
 
 
-def _switches() -> tuple[Any, ...]:
-    return AmbientModes.current(), torch.get_default_dtype(), torch.get_default_device()
+def switches() -> tuple[Any, ...]:
+    """Global settings of torch that decide what calls without tensors make."""
+    return torch.get_default_dtype(), torch.get_default_device()

@@ -11,7 +11,7 @@ values (`x.shape`). Operands are named by where they came from, so that two runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,6 +48,22 @@ class TensorTemplate(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+class Ambient(NamedTuple):
+    """What a model's code can learn in a run besides the sizes of its tensors."""
+
+    modes: AmbientModes
+    """Switches of torch."""
+    inputs: tuple[Any, ...]
+    """Memory order of each input, and whether it wants a gradient."""
+    owned: tuple[Any, ...]
+    """Metadata of the model's tensors."""
+
+
+def input_metadata(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What code can learn of an input besides its size and dtype."""
+    return "contiguous" if tensor.is_contiguous() else tensor.stride(), tensor.requires_grad
 
 
 NO_ANSWER = object()
@@ -116,3 +132,41 @@ def map_tensors(value: Any, make: Callable[[Any, tuple[Any, ...]], Any], kind: t
             return type(value)(*items)
         return tuple(items) if type(value) is tuple else type(value)(items)
     return value
+
+
+_FACTORIES = frozenset({"arange", "linspace", "logspace", "zeros", "ones", "full", "eye", "tensor", "as_tensor"})
+"""Functions whose result depends on their arguments alone."""
+_DRAWING = (
+    "rand",
+    "drop",
+    "bernoulli",
+    "normal",
+    "multinomial",
+    "poisson",
+    "uniform",
+    "exponential",
+    "empty",
+    "gumbel",
+)
+"""What the names of functions hold whose result does not."""
+
+
+def constants_of(events: Sequence[Event]) -> Callable[[ResultRef | InputRef], bool]:
+    """A test whether a value depends on no input, parameter, buffer or random number."""
+    constant: set[int] = set()
+    for index, event in enumerate(events):
+        name = event.target if isinstance(event.target, str) else getattr(event.target, "__name__", "")
+        operands = list(_references(event.operands))
+        is_known = all(isinstance(ref, ResultRef) and ref.event in constant for ref in operands)
+        is_drawn = any(word in name for word in _DRAWING)
+        if event.kind != "call_module" and is_known and not is_drawn and (operands or name in _FACTORIES):
+            constant.add(index)
+    return lambda ref: isinstance(ref, ResultRef) and ref.event in constant
+
+
+def _references(token: Any) -> Iterator[Any]:
+    if isinstance(token, InputRef | ResultRef | OwnedRef):
+        yield token
+    elif isinstance(token, tuple | frozenset):
+        for item in token:
+            yield from _references(item)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +56,19 @@ def make_skeleton(
     Raises:
         TracingError: The model cannot be deep-copied, or has parameters that are not initialised yet.
     """
-    fakes = {id(tensor): (tensor, fake_like(path, tensor, fake_mode, device)) for path, tensor in _walk_tensors(model)}
-    return _copy(model, {key: fake for key, (_, fake) in fakes.items()})
+    return copy_with(model, make_fakes(model, fake_mode, device))
+
+
+def make_fakes(
+    model: nn.Module, fake_mode: AbstractContextManager[Any], device: torch.device | None = None
+) -> dict[int, torch.Tensor]:
+    """A fake tensor for each tensor of a model, by the `id` of the latter.
+
+    Raises:
+        TracingError: The model has parameters that are not initialised yet.
+    """
+    tensors = {id(tensor): (path, tensor) for path, tensor in _walk_tensors(model)}
+    return {key: fake_like(path, tensor, fake_mode, device) for key, (path, tensor) in tensors.items()}
 
 
 def meta_skeleton(model: nn.Module) -> nn.Module:
@@ -67,7 +78,7 @@ def meta_skeleton(model: nn.Module) -> nn.Module:
 
 def copy_skeleton(skeleton: Skeleton) -> Skeleton:
     """Copy a skeleton's modules; its fake tensors are shared with the copy."""
-    return _copy(skeleton.root, {id(tensor): tensor for _, tensor in _walk_tensors(skeleton.root)})
+    return copy_with(skeleton.root, {id(tensor): tensor for _, tensor in _walk_tensors(skeleton.root)})
 
 
 def fake_like(
@@ -121,12 +132,21 @@ def _walk_value(path: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield from _walk_value(f"{path}[{index}]", item)
 
 
-def _copy(model: nn.Module, fakes: dict[int, Any]) -> Skeleton:
-    memo: dict[int, Any] = dict(fakes)
+def copy_with(model: nn.Module, replaced: Mapping[int, Any]) -> Skeleton:
+    """Copy a model's modules, with other objects in the place of some.
+
+    Args:
+        model: The model, or a skeleton of it.
+        replaced: What to put in the place of objects, by their `id`: all tensors at least.
+
+    Raises:
+        TracingError: The model cannot be deep-copied.
+    """
+    memo: dict[int, Any] = dict(replaced)
     try:
         root = copy.deepcopy(model, memo)
     except Exception as error:
-        raise _copy_error(model, fakes, error) from error
+        raise _copy_error(model, replaced, error) from error
     for module in root.modules():
         _drop_user_hooks(module)
     tensors: dict[str, torch.Tensor] = {}
@@ -138,7 +158,7 @@ def _copy(model: nn.Module, fakes: dict[int, Any]) -> Skeleton:
     return Skeleton(root, tensor_paths, tensors)
 
 
-def _copy_error(model: nn.Module, fakes: dict[int, Any], error: Exception) -> TracingError:
+def _copy_error(model: nn.Module, replaced: Mapping[int, Any], error: Exception) -> TracingError:
     """Name the attribute that refuses to be copied."""
     where = type(model).__name__
     for path, module in model.named_modules():
@@ -146,7 +166,7 @@ def _copy_error(model: nn.Module, fakes: dict[int, Any], error: Exception) -> Tr
             if name == "_modules":
                 continue
             try:
-                copy.deepcopy(value, dict(fakes))
+                copy.deepcopy(value, dict(replaced))
             except Exception:  # noqa: BLE001 - an object may fail to be copied in any way
                 where = f"{path or 'the model itself'} ({type(module).__name__}), attribute {name}"
                 break

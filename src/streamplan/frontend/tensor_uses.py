@@ -18,6 +18,11 @@ METADATA_METHODS = frozenset(
 )
 """Methods that return numbers or flags known without data."""
 
+_OF_SIZES = frozenset(
+    {"shape", "size", "ndim", "dim", "ndimension", "numel", "nelement", "__len__", "device", "layout"}
+)
+"""Those, and properties, that every run on inputs of the same sizes answers alike."""
+
 TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data", "grad"})
 """Properties that are tensors themselves."""
 
@@ -26,6 +31,11 @@ REFUSED_METHODS = frozenset({"register_hook", "retain_grad", "register_post_accu
 
 _MIN_SPATIAL_RANK = 3
 _FIRST_SPATIAL_DIM = 2
+
+
+def depends_on_sizes_alone(name: str) -> bool:
+    """Whether what a read tells is the same in every run on inputs of the same sizes."""
+    return name in _OF_SIZES
 
 
 def is_tensor_method(func: Any, name: str) -> bool:

@@ -15,6 +15,7 @@ gradients or autocast, or where the two runs differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,16 +29,21 @@ from streamplan.frontend.check import Result, check_trace, run_plainly
 from streamplan.frontend.factories import free_factories
 from streamplan.frontend.facts import Trace
 from streamplan.frontend.fake_proxy import FakeProxy
+from streamplan.frontend.guard_run import GuardRun
 from streamplan.frontend.inplace import drop_unused_reads, functionalize
 from streamplan.frontend.inputs import ExampleInputs
 from streamplan.frontend.leaves import TorchLeaves, is_compiled
 from streamplan.frontend.locations import error_location, place
-from streamplan.frontend.modes import no_autocast
+from streamplan.frontend.modes import AmbientModes, as_in_a_call, no_autocast
 from streamplan.frontend.patches import steady_execution
+from streamplan.frontend.python_state import PythonRandomness, seeded_error, seeding_refused
 from streamplan.frontend.registered import is_registered_leaf
 from streamplan.frontend.replay import make_replayable
+from streamplan.frontend.script import Ambient, constants_of, input_metadata, is_same_run
+from streamplan.frontend.shadow import Shadow, tensors_token
 from streamplan.frontend.skeleton import Skeleton, copy_skeleton, make_skeleton
 from streamplan.frontend.tracer import GraphTracer
+from streamplan.frontend.write_back import refuse_kept, write_back
 
 
 def trace_model(
@@ -76,19 +82,97 @@ def trace_model(
     with torch.inference_mode(False), torch.enable_grad(), no_autocast(), steady_execution():
         skeleton = make_skeleton(model, fake_mode, target)
         inputs = ExampleInputs(model, args, kwargs or {}, target or _device_of(skeleton))
+        run = _Run(skeleton, inputs, fake_mode, PythonRandomness.current(), _ambient(model, ()))
         plain_skeleton = copy_skeleton(skeleton) if check else None
         tracer = GraphTracer(skeleton, AtenStream(), _leaf_rule(is_leaf))
-        traced = _run_tracer(tracer, skeleton, inputs, fake_mode)
-        if plain_skeleton is None:
+        with run.randomness.again(), seeding_refused():
+            traced = _run_recorder(tracer, run)
+        refuse_kept(skeleton.root, constants_of(tracer.events))
+        return _finished(tracer, traced, run, plain_skeleton)
+
+
+def guard_call(
+    model: nn.Module,
+    shadow: Shadow,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    like: Sequence[Any],
+    traces: Sequence[Trace],
+) -> Trace:
+    """Run a model's code for one call, and find the trace that tells what it does, or make it.
+
+    The code is run once, under the switches of torch that are on, on the shadow; what it does to the model's Python
+    state is done to the model.
+
+    Args:
+        model: The model.
+        shadow: Its shadow, as the model is now.
+        args: As for `trace_model`.
+        kwargs: As for `trace_model`.
+        like: The tensors of the call, or what stands in their place, in the order of their specs.
+        traces: Traces of such calls; the likeliest in front.
+
+    Returns:
+        One of the traces, or a new one.
+
+    Raises:
+        TracingError: The model cannot be traced, or keeps a tensor from one call to the next.
+        TraceMismatchError: The model does something else each time it is run.
+    """
+    with as_in_a_call(), steady_execution():
+        device = _device_of(shadow.skeleton)
+        inputs = ExampleInputs(model, args, kwargs, device, like)
+        ambient = _ambient(model, [input_metadata(x) for x in like if isinstance(x, torch.Tensor)], shadow.metadata)
+        run = _Run(shadow.skeleton, inputs, shadow.fake_mode, PythonRandomness.current(), ambient)
+        before, seeds = shadow.before_run(), torch.get_rng_state()
+        guard = GuardRun(shadow.skeleton, AtenStream(), _leaf_rule(None), traces, ambient)
+        traced = _run_recorder(guard, run)
+        if not torch.equal(seeds, torch.get_rng_state()):
+            raise seeded_error(type(model).__name__)
+        known = guard.trace or next((trace for trace in traces if is_same_run(trace.events, guard.events)), None)
+        skeleton = shadow.skeleton_before(before) if known is None else shadow.skeleton
+        write_back(shadow, before, constants_of(guard.events))
+        if known is not None:
+            known.ambients.add(ambient)
+            return known
+        assert guard.tracer is not None
+        run = replace(run, skeleton=skeleton)
+        return _finished(guard.tracer, traced, run, copy_skeleton(skeleton))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a model is run on."""
+
+    skeleton: Skeleton
+    inputs: ExampleInputs
+    fake_mode: FakeTensorMode
+    randomness: PythonRandomness
+    """Before the run."""
+    ambient: Ambient
+
+
+def _ambient(model: nn.Module, inputs: Sequence[Any], owned: tuple[Any, ...] | None = None) -> Ambient:
+    return Ambient(AmbientModes.current(), tuple(inputs), tensors_token(model) if owned is None else owned)
+
+
+def _finished(tracer: GraphTracer, traced: Result, run: _Run, plain_skeleton: Skeleton | None) -> Trace:
+    """The trace of a run, checked against a plain run of the same.
+
+    Raises:
+        TraceMismatchError: They differ.
+    """
+    if plain_skeleton is None:
+        tracer.reads.give_up()
+    else:
+        with run.randomness.again(), seeding_refused():
+            plain = run_plainly(plain_skeleton, run.inputs, run.fake_mode)
+        check_trace(tracer, traced, plain)
+        if plain.reads != traced.reads:  # harmless at this size; at another the plain run may know better
             tracer.reads.give_up()
-        else:
-            plain = run_plainly(plain_skeleton, inputs, fake_mode)
-            check_trace(tracer, traced, plain)
-            if plain.reads != traced.reads:  # harmless at this size; at another the plain run may know better
-                tracer.reads.give_up()
-        trace = _finish(tracer, skeleton, traced.spec)
-        records, device = tracer.nodes.records, target or _device_of(skeleton)
-        return make_replayable(trace, records, tracer.reads, fake_mode, device)
+    trace = _finish(tracer, run, traced.spec)
+    device = run.inputs.device
+    return make_replayable(trace, tracer.nodes.records, tracer.reads, run.fake_mode, device, run.ambient)
 
 
 def _checked_device(device: torch.device | str | None) -> torch.device | None:
@@ -113,22 +197,22 @@ def _device_of(skeleton: Skeleton) -> torch.device:
     return next((tensor.device for tensor in skeleton.tensors.values()), torch.device("cpu"))
 
 
-def _run_tracer(tracer: GraphTracer, skeleton: Skeleton, inputs: ExampleInputs, fake_mode: FakeTensorMode) -> Result:
-    """Build the graph; every error comes out as a `TracingError` with its place."""
+def _run_recorder(recorder: GraphTracer | GuardRun, run: _Run) -> Result:
+    """Run the model; every error comes out as a `TracingError` with its place."""
     try:
-        with fake_mode, tracer.stream:
-            label_all(skeleton.tensors.items())
-            args, kwargs = inputs.make(tracer.add_input)
-            out = tracer.run(args, kwargs)
+        with run.fake_mode, recorder.stream:
+            label_all(run.skeleton.tensors.items())
+            args, kwargs = run.inputs.make(recorder.add_input)
+            out = recorder.run(args, kwargs)
+            recorder.add_output(out)
+            _check_buffers(run.skeleton.root)
             values, spec = pytree.tree_flatten(out)
-            tracer.add_output(out)
-            _check_buffers(skeleton.root)
-            leaves = [describe(value.fake if isinstance(value, FakeProxy) else value) for value in values]
-            return Result(tracer.stream.calls, spec, leaves, tracer.reads.entries)
+            leaves = [describe(vars(value).get("fake") if isinstance(value, FakeProxy) else value) for value in values]
+            return Result(recorder.stream.calls, spec, leaves, recorder.reads.entries)
     except StreamPlanError:
         raise
     except Exception as error:
-        path, type_name = tracer.failing_module(error)
+        path, type_name = recorder.failing_module(error)
         raise TracingError(
             f"tracing failed with {type(error).__name__}",
             where=place(path, type_name, error_location(error.__traceback__)),
@@ -150,7 +234,7 @@ def _check_buffers(root: nn.Module) -> None:
                 )
 
 
-def _finish(tracer: GraphTracer, skeleton: Skeleton, spec: pytree.TreeSpec) -> Trace:
+def _finish(tracer: GraphTracer, run: _Run, spec: pytree.TreeSpec) -> Trace:
     functionalize(tracer.nodes.graph, tracer.nodes.records)
     free_factories(tracer.nodes.graph, tracer.nodes.records)
     drop_unused_reads(tracer.nodes.graph, set(tracer.module_outputs.values()))
@@ -160,7 +244,9 @@ def _finish(tracer: GraphTracer, skeleton: Skeleton, spec: pytree.TreeSpec) -> T
         facts={node.name: tracer.nodes.records[node].freeze() for node in tracer.nodes.graph.nodes},
         module_outputs=tracer.module_outputs,
         shape_reads=tuple(tracer.shape_reads),
-        skeleton=skeleton.root,
+        skeleton=run.skeleton.root,
         input_names=tuple(node.name for node in tracer.nodes.graph.nodes if node.op == "placeholder"),
         output_spec=spec,
+        events=tuple(tracer.events),
+        ambients={run.ambient},
     )

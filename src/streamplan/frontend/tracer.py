@@ -56,6 +56,12 @@ class GraphTracer(Recorder):
         self.stream = stream
         self._attributes: dict[str, fx.Node] = {}
         self._repeated: Event | None = None
+        self._is_executing = False
+
+    @property
+    def executing(self) -> bool:
+        """Whether a call is executed at the moment."""
+        return self._is_executing
 
     def add_input(self, name: str, fake: torch.Tensor) -> FakeProxy:
         """Add a placeholder."""
@@ -71,7 +77,7 @@ class GraphTracer(Recorder):
             return node
 
     def add_output(self, value: Any) -> fx.Node:
-        """Add the output node."""
+        """Add the output node; the model has returned."""
         self.events.append(Event("output", "", self._operands.of(value)))
         with self._execution():
             node: fx.Node = self.nodes.graph.output(self._lower(plain_containers(value)))
@@ -161,7 +167,7 @@ class GraphTracer(Recorder):
         """
         self._repeated = event
         try:
-            with (event.modes or self._modes).entered():
+            with self._execution(), (event.modes or self.state.modes).entered():
                 made = (self.read if event.kind == "read" else self.record)(*_called(event), args, kwargs)
         finally:
             self._repeated = None
@@ -173,15 +179,15 @@ class GraphTracer(Recorder):
     @contextmanager
     def _execution(self) -> Iterator[None]:
         """While it is open, calls are executed, not recorded."""
-        before = self.executing
-        self.executing = True
+        before = self._is_executing
+        self._is_executing = True
         try:
             yield
         except BaseException:
             self.reads.give_up()  # the model may catch it, and at another size it might not be raised
             raise
         finally:
-            self.executing = before
+            self._is_executing = before
 
     def _execute(self, event: Event, args: Any, kwargs: Any) -> Any:
         target = event.target
@@ -240,7 +246,7 @@ class GraphTracer(Recorder):
         """Path and class name of the innermost module that is running."""
         if self._repeated is not None:
             return self._repeated.module
-        return self._stack[-1] if self._stack else ("", type(self.root).__name__)
+        return self.state.stack[-1] if self.state.stack else ("", type(self.root).__name__)
 
     def _note_shape_read(self, proxy: FakeProxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         is_activation = self.nodes.records[proxy.node].is_activation
@@ -250,7 +256,7 @@ class GraphTracer(Recorder):
 
     def _check_modes(self, node: fx.Node, location: SourceLocation | None) -> None:
         ignore_gradient = not self.nodes.gradient_enters(node)
-        difference = self._modes.difference(AmbientModes.current(), ignore_gradient=ignore_gradient)
+        difference = self.state.modes.difference(AmbientModes.current(), ignore_gradient=ignore_gradient)
         if difference:
             raise self.error(
                 f"{node.name} runs {difference}",

@@ -131,7 +131,6 @@ def prepare_plan(
         boundaries=tuple(schedule.boundaries for schedule in schedules),
         costs=count_costs(graph, cut.streamed, lowered, schedules),
         shape_reads=tuple(str(location) for location in traced.trace.shape_reads),
-        changed_attributes=traced.changed_attributes,
     )
     return PreparedPlan(plan, traced, graph, facts, cuts, cut, part, schedules, carrying, lowered)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from streamplan.frontend.facts import Trace
 from streamplan.frontend.lower import lower
 from streamplan.frontend.model_state import ModelState, model_state
 from streamplan.frontend.replay import replay_trace
-from streamplan.frontend.trace import trace_model
+from streamplan.frontend.shadow import Shadow
+from streamplan.frontend.trace import guard_call, trace_model
 from streamplan.ir import Graph
 from streamplan.planning.arguments import CallArguments
 from streamplan.rules import rule_for, user_rule_identity
@@ -33,12 +35,12 @@ class TracedModel:
     """The canonical graph."""
     arguments: CallArguments
     """The call that was traced."""
-    changed_attributes: tuple[str, ...]
-    """Plain attributes of modules, by path, that `forward` set to another value; the program does not set them."""
     device: torch.device | None
     """Device it was traced for; None for the model's own."""
-    state: ModelState
-    """State of the model when it was traced."""
+    origin: object
+    """The same for traces that were replayed from one another."""
+    state: ModelState | None = None
+    """State of the model when it was traced; None if it was traced in a call, which may have changed it."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,43 +61,54 @@ def trace_and_lower(model: nn.Module, arguments: CallArguments, device: torch.de
         TracingError: It cannot be traced.
     """
     trace = trace_model(model, arguments.args, arguments.kwargs, device=device)
-    changed = tuple(_changed_attributes(model, trace.skeleton))
-    return TracedModel(type(model).__name__, trace, lower(trace), arguments, changed, device, model_state(model))
+    return TracedModel(type(model).__name__, trace, lower(trace), arguments, device, object(), model_state(model))
 
 
-def resize(
-    traced: TracedModel, model: nn.Module, arguments: CallArguments, device: torch.device | None = None
-) -> TracedModel | None:
-    """What `trace_and_lower` would give, without running the model's code; None if that takes another trace.
+def guard_and_lower(
+    model: nn.Module,
+    shadow: Shadow,
+    arguments: CallArguments,
+    tensors: Sequence[Any],
+    device: torch.device | None,
+    known: Sequence[TracedModel],
+) -> TracedModel:
+    """Run a model's code for one call, and take the trace of those known that tells what it does, or a new one.
 
-    It does where the code depends on the sizes in any way, where it changes attributes of the model, where the model is
-    not as it was, and where the call differs in more than sizes.
+    Args:
+        model: The model.
+        shadow: Its shadow, as the model is now.
+        arguments: The call.
+        tensors: The tensors and sources of the call.
+        device: Device of the shadow's tensors.
+        known: Traces of such calls; the likeliest in front.
+
+    Raises:
+        TracingError: The model cannot be traced, or keeps a tensor from one call to the next.
     """
-    is_same_call = device == traced.device and arguments.without_sizes() == traced.arguments.without_sizes()
-    if not is_same_call or traced.changed_attributes or model_state(model) != traced.state:
+    traces = [traced.trace for traced in known]
+    trace = guard_call(model, shadow, arguments.args, arguments.kwargs, tensors, traces)
+    for traced in known:
+        if traced.trace is trace:
+            return traced
+    return TracedModel(type(model).__name__, trace, lower(trace), arguments, device, object())
+
+
+def is_in_state(traced: TracedModel, model: nn.Module) -> bool:
+    """Whether a model is in the state that it was traced in."""
+    return traced.state is not None and model_state(model) == traced.state
+
+
+def resize(traced: TracedModel, arguments: CallArguments, device: torch.device | None = None) -> TracedModel | None:
+    """What tracing the model would give, in the state it was traced in; None if that takes another trace.
+
+    It does where the code depends on the sizes in any way, and where the call differs in more than sizes.
+    """
+    if device != traced.device or arguments.without_sizes() != traced.arguments.without_sizes():
         return None
     trace = replay_trace(traced.trace, tuple(arguments.specs()))
     if trace is None:
         return None
     return dataclasses.replace(traced, trace=trace, graph=lower(trace, traced.graph), arguments=arguments)
-
-
-def _changed_attributes(model: nn.Module, skeleton: nn.Module) -> Iterator[str]:
-    """Attributes of plain type that differ between a model and the copy of it that was traced."""
-    traced = dict(skeleton.named_modules())
-    for path, module in model.named_modules():
-        if path not in traced:
-            continue
-        before, after = vars(module), vars(traced[path])
-        for name, value in after.items():
-            is_new = name not in before and isinstance(value, (*_PLAIN, torch.Tensor))
-            is_changed = isinstance(value, _PLAIN) and name in before and before[name] != value
-            if is_new or is_changed:
-                yield f"{path}.{name}" if path else name
-
-
-_PLAIN = (bool, int, float, str, tuple, type(None))
-"""Types of attribute whose change is noticed."""
 
 
 def default_dtype(model: nn.Module) -> torch.dtype:

@@ -137,8 +137,6 @@ class Plan:
     costs: Costs
     shape_reads: tuple[str, ...]
     """Lines of the model that read a shape as a number, so that another image size needs another trace."""
-    changed_attributes: tuple[str, ...]
-    """Attributes of modules that `forward` sets in the plain net and the streamed program does not."""
     image: ImagePlacement = "device"
     """Where the image is: on the device, or where tiles read it region by region."""
     optimizer: Optimizer = "sgd"

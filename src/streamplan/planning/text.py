@@ -319,7 +319,4 @@ def notes(plan: Plan) -> list[str]:
             "forward reads shapes as numbers, so the program holds for this image size only:\n"
             f"      {plan.shape_reads[0]}"
         )
-    if plan.changed_attributes:
-        names = ", ".join(plan.changed_attributes[:3]) + (", ..." if len(plan.changed_attributes) > 3 else "")
-        notes.append(f"forward sets attributes of modules ({names});\n      the streamed program does not set them")
     return notes

@@ -1,0 +1,99 @@
+"""Python's random numbers, and torch's seeds, around a run of a model's code.
+
+A model may draw from `random` and `numpy.random` in forward; each call then draws once, as in the plain net, and what
+compiling draws is put back. It may not seed torch there: a program draws its numbers in another order than the model.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+
+from streamplan.errors import TracingError
+
+_SEEDING = frozenset({"manual_seed", "seed", "set_state", "graphsafe_set_state", "set_offset"})
+"""Methods of `torch.Generator` that change what it draws next, without drawing."""
+
+
+@dataclass(frozen=True, eq=False)
+class PythonRandomness:
+    """State of the generators of `random` and `numpy.random`."""
+
+    of_random: Any
+    of_numpy: Any
+    """None if nothing has imported numpy."""
+
+    @classmethod
+    def current(cls) -> PythonRandomness:
+        """The state they are in."""
+        numpy = sys.modules.get("numpy.random")
+        return cls(random.getstate(), numpy.get_state() if numpy else None)
+
+    def set(self) -> None:
+        """Put them into this state."""
+        random.setstate(self.of_random)
+        numpy = sys.modules.get("numpy.random")
+        if numpy and self.of_numpy is not None:
+            numpy.set_state(self.of_numpy)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Inside the `with` block, they draw from this state on; afterwards they are as they were before it."""
+        after = PythonRandomness.current()
+        self.set()
+        try:
+            yield
+        finally:
+            after.set()
+
+
+@contextmanager
+def seeding_refused() -> Iterator[None]:
+    """Refuse, when the `with` block is left, that torch's generators were seeded inside it.
+
+    The calls are found by this thread's profiler, since a seed may be set to what it was.
+
+    Raises:
+        TracingError: They were.
+    """
+    found: list[TracingError] = []
+    before = sys.getprofile()
+
+    def watch(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_call" and argument.__name__ in _SEEDING:
+            owner = getattr(argument, "__self__", None)
+            if isinstance(owner, torch.Generator) and not found:
+                found.append(_seeding(frame))
+        if before is not None:
+            before(frame, event, argument)
+
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    if found:
+        raise found[0]
+
+
+def _seeding(frame: FrameType) -> TracingError:
+    while frame.f_back is not None and "torch" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return seeded_error(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+
+
+def seeded_error(where: str) -> TracingError:
+    """The error that a model seeds torch."""
+    return TracingError(
+        "forward seeds torch's random numbers",
+        where=where,
+        why="the program draws its random numbers in another order than the model, so they would not be the same",
+        do="seed before the call, or draw from random or numpy.random and pass the numbers on",
+    )
