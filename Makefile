@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed
 ZOO := $(VENV)/zoo
 
 .DEFAULT_GOAL := help
-.PHONY: help install zoo-install demo test test-fast test-gpu fuzz zoo bench bench-gpu doctest lint format docs clean
+.PHONY: help install zoo-install demo test test-all test-fast test-gpu fuzz zoo bench bench-gpu doctest lint format docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -40,11 +40,14 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## run the quickstart example
 	$(VENV)/bin/python examples/quickstart.py
 
-test: lint docs doctest  ## everything a change must pass: lint, docs, doctests, tests
-	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz"
+test: zoo-install lint docs doctest  ## every kind of check with small draws: at most 10 minutes on two idle cores
+	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz and not more"
+
+test-all: zoo-install lint docs doctest fuzz  ## every check with the stated counts, the fuzz and the zoo included
+	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not fuzz" --hypothesis-profile=all
 
 test-fast: $(STAMP)  ## tests alone, without the slow ones
-	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz and not slow"
+	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz and not more and not slow"
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device; skipped where there is none
 	$(PYTEST) -m gpu tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,14 @@ IN_CI = bool(os.environ.get("CI"))
 os.environ["STREAMPLAN_CACHE"] = tempfile.mkdtemp(prefix="streamplan-cache-")
 """What was measured on this machine before must not show up in plans that tests compare."""
 
-settings.register_profile("default", deadline=None, derandomize=IN_CI, print_blob=True)
-settings.register_profile(
-    "fuzz", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
+_COMMON: dict[str, Any] = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow],  # a busy machine is no fault
+}
+settings.register_profile("default", max_examples=25, derandomize=IN_CI, **_COMMON)
+settings.register_profile("all", max_examples=100, derandomize=IN_CI, **_COMMON)
+settings.register_profile("fuzz", max_examples=5000, **_COMMON)
 settings.load_profile("default")  # --hypothesis-profile=fuzz takes precedence
 
 
@@ -36,8 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
     GoldenMode.update = config.getoption("--update-golden")
     if GoldenMode.update and IN_CI:
         raise pytest.UsageError("--update-golden is refused where CI is set: golden texts are approved by a person")
-    num_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, torch.get_num_threads() // num_workers))  # workers share the cores
+    if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, with each other and with what they start
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

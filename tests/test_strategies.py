@@ -8,6 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.draws import num_examples
 from tests.strategies import ALL, Recipe, flatten_outputs, nets, parse, tile_fractions, tile_size
 from tests.strategies.axis import Window, conv_windows, pool_windows, transposed_windows, window_extent
 from tests.strategies.channelwise import GATES, IN_PLACE
@@ -29,7 +30,7 @@ def _gradients(recipe: Recipe) -> tuple[list[Tensor], dict[str, Tensor | None]]:
 
 @pytest.mark.parametrize("family", ALL)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=num_examples(20), deadline=None)
 def test_recipe_builds_what_it_predicts(family: str, data: st.DataObject) -> None:
     recipe = data.draw(nets([family]))
     outputs, gradients = _gradients(recipe)
@@ -45,7 +46,7 @@ def test_recipe_builds_what_it_predicts(family: str, data: st.DataObject) -> Non
 
 @pytest.mark.parametrize("family", ALL)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=num_examples(20), deadline=None)
 def test_repr_rebuilds_recipe(family: str, data: st.DataObject) -> None:
     recipe = data.draw(nets([family]))
     assert parse(repr(recipe)) == recipe
@@ -53,7 +54,7 @@ def test_repr_rebuilds_recipe(family: str, data: st.DataObject) -> None:
 
 
 @given(recipe=nets())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=num_examples(10), deadline=None)
 def test_equal_recipes_build_equal_nets(recipe: Recipe) -> None:
     first, second = recipe.build(), parse(repr(recipe)).build()
     assert not any(module.training for module in first.modules())
@@ -63,7 +64,7 @@ def test_equal_recipes_build_equal_nets(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=num_examples(10), deadline=None)
 def test_dimensions_are_the_ones_asked_for(ndim: int, data: st.DataObject) -> None:
     recipe = data.draw(nets(ndims=(ndim,)))
     assert recipe.ndim == ndim

@@ -17,6 +17,7 @@ from streamplan.errors import NothingToStreamError
 from streamplan.geometry import Interval
 from streamplan.rules import rule_for
 from tests.analysis.facts import analysed
+from tests.draws import num_examples
 from tests.strategies import Recipe, flatten_outputs, nets
 
 
@@ -148,7 +149,7 @@ def test_tiles_stand_in_the_middle() -> None:
 
 
 @given(recipe=nets())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=num_examples(60), suppress_health_check=[HealthCheck.too_slow])
 def test_both_methods_agree_on_random_nets(recipe: Recipe) -> None:
     """`both` raises where a step differs; the reported numbers agree where the probe has any."""
     model = recipe.build()
@@ -166,7 +167,7 @@ def test_both_methods_agree_on_random_nets(recipe: Recipe) -> None:
 
 
 @given(recipe=nets(["chains", "residual", "ushape"]))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=num_examples(40), suppress_health_check=[HealthCheck.too_slow])
 def test_poison_stays_inside_the_reads_of_random_nets(recipe: Recipe) -> None:
     model = recipe.build()
     graph, facts = analysed(model, recipe.input_size)

@@ -16,6 +16,7 @@ from streamplan.analysis.regions import StreamedPart, streamed_part
 from streamplan.rules import rule_for
 from tests.analysis.facts import analysed
 from tests.analysis.op_instances import FAMILIES, Instance, true_spans
+from tests.draws import num_examples
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
@@ -47,7 +48,7 @@ def composed_spans(part: StreamedPart, axis: int, reads: dict[tuple[str, str], E
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=100)
+@settings(max_examples=num_examples(100))
 def test_spans_are_what_poison_finds(family: str, data: st.DataObject) -> None:
     instance = data.draw(FAMILIES[family])
     found = edge_reads(instance)
@@ -73,7 +74,7 @@ def sets(data: st.DataObject, count: int) -> Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=num_examples(60))
 def test_the_theorem_and_its_transpose(family: str, data: st.DataObject) -> None:
     """V_out = {o : span(o) inside V_in}, and the positions whose readers are all in a set, from the spans alone."""
     instance = data.draw(FAMILIES[family])

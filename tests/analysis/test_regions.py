@@ -18,6 +18,7 @@ from streamplan.geometry import Interval
 from streamplan.planning import trace_and_lower
 from streamplan.planning.arguments import CallArguments
 from tests.analysis.facts import part_of, seq
+from tests.draws import num_examples
 from tests.strategies import Recipe, nets
 
 
@@ -41,7 +42,7 @@ def _touched(gradient: Tensor, dim: int) -> set[int]:
     return set(gradient.transpose(0, dim).flatten(1).abs().sum(1).nonzero().flatten().tolist())
 
 
-@settings(max_examples=40)
+@settings(max_examples=num_examples(40))
 @given(nets(ndims=(1, 2)), st.integers(0, 10**6))
 def test_every_region_holds_what_its_block_depends_on(recipe: Recipe, seed: int) -> None:
     model, rng = recipe.build(), random.Random(seed)
@@ -77,7 +78,7 @@ def test_every_region_holds_what_its_block_depends_on(recipe: Recipe, seed: int)
     assert checked >= len(part.frontier)
 
 
-@settings(max_examples=60)
+@settings(max_examples=num_examples(60))
 @given(nets())
 def test_composed_windows_give_the_receptive_fields_that_pulling_gives(recipe: Recipe) -> None:
     traced = trace_and_lower(recipe.build(), CallArguments.of_size(recipe.input_size, torch.float64))

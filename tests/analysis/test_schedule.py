@@ -16,6 +16,7 @@ from streamplan.analysis.regions import StreamedPart, pull_regions
 from streamplan.analysis.schedule import InfeasibleTileError, divide_axis, schedule_axis, smallest_tile_size
 from streamplan.geometry import Interval
 from tests.analysis.facts import part_of, seq
+from tests.draws import num_examples
 from tests.rules.spellings import Net
 from tests.strategies import Recipe, nets
 
@@ -34,7 +35,7 @@ def brute_force_smallest(part: StreamedPart, axis: int) -> int:
     return most
 
 
-@settings(max_examples=60)
+@settings(max_examples=num_examples(60))
 @given(nets(), st.data())
 def test_a_division_keeps_its_promises(recipe: Recipe, data: st.DataObject) -> None:
     part = part_of(recipe.build(), recipe.input_size)

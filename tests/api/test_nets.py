@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,17 @@ WHOLE_IMAGE_ONLY = [
     Case("unet3d_deep", lambda: unet3d(2, 2), (1, 1, 13, 19, 17)),
 ]
 
+_MORE = """
+    resnet18_layer2 resnet50 resnet50_layer2 densenet121_transition2 inception_v3_6b googlenet mobilenet_v2 vgg16_bn
+    unet_half_pixel unet_nearest unet3d inception_v3
+""".split()
+"""Nets of a kind of which the default run has another, or another cut."""
+
+
+def _params(cases: list[Case]) -> list[Any]:
+    marks = {name: [pytest.mark.more] for name in _MORE}
+    return [pytest.param(case, id=case.name, marks=marks.get(case.name, [])) for case in cases]
+
 
 def _net_and_image(case: Case) -> tuple[nn.Module, torch.Tensor]:
     """The net in eval mode with drawn weights and statistics, and an image that requires a gradient."""
@@ -77,8 +89,8 @@ def _net_and_image(case: Case) -> tuple[nn.Module, torch.Tensor]:
     return model, image.requires_grad_()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("tiles", ["smallest", "between"])
+@pytest.mark.parametrize("case", _params(CASES))
+@pytest.mark.parametrize("tiles", ["smallest", pytest.param("between", marks=pytest.mark.more)])
 def test_streamed_step_with_recomputed_halos_is_the_plain_step(case: Case, tiles: str) -> None:
     model, image = _net_and_image(case)
     smallest = plan_only(model, case.size, case.size[2:], cut=case.cut, halo="recompute").smallest_tile_size
@@ -93,7 +105,7 @@ def test_streamed_step_with_recomputed_halos_is_the_plain_step(case: Case, tiles
     assert_same_step(model, streamed, image)
 
 
-@pytest.mark.parametrize("case", [*CASES, *WHOLE_IMAGE_ONLY], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", _params([*CASES, *WHOLE_IMAGE_ONLY]))
 def test_streamed_step_is_the_plain_step(case: Case) -> None:
     """With carried halos, tiles of a quarter of the image along every axis."""
     model, image = _net_and_image(case)
@@ -103,7 +115,7 @@ def test_streamed_step_is_the_plain_step(case: Case) -> None:
     assert_same_step(model, streamed, image)
 
 
-@pytest.mark.parametrize("case", [*CASES, *WHOLE_IMAGE_ONLY], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", _params([*CASES, *WHOLE_IMAGE_ONLY]))
 def test_one_tile_is_the_whole_image(case: Case) -> None:
     model, image = _net_and_image(case)
     streamed = streamplan.compile(model, case.size, case.size[2:], cut=case.cut)
@@ -111,7 +123,7 @@ def test_one_tile_is_the_whole_image(case: Case) -> None:
     assert_same_step(model, streamed, image)
 
 
-@pytest.mark.parametrize("case", WHOLE_IMAGE_ONLY, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", _params(WHOLE_IMAGE_ONLY))
 def test_tiles_of_a_net_that_reads_everything_are_exact_too(case: Case) -> None:
     """Every position of the cut may read the whole image: blocks still are computed one by one."""
     model, image = _net_and_image(case)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 import streamplan
 from streamplan.errors import CutError, NothingRecordedError, NothingToStreamError
 from tests.api.compare import assert_same_results, run_step
+from tests.draws import num_examples
 from tests.runtime.comparison import assert_same_results as assert_near
 from tests.runtime.comparison import run
 from tests.strategies import Recipe, nets
@@ -282,7 +283,7 @@ def test_program_shows_what_is_drawn() -> None:
     assert "bernoulli_" in streamed.source.split("def tile")[0], "DropPath's mask is drawn before the tiles"
 
 
-@settings(max_examples=60, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+@settings(max_examples=num_examples(60), phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
 @given(nets(), st.data())
 def test_random_nets(recipe: Recipe, data: st.DataObject) -> None:
     model = recipe.build()

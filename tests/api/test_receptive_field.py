@@ -44,8 +44,8 @@ KNOWN = [
     pytest.param(resnet18, 1536, 435, 32, id="resnet18"),
     pytest.param(resnet50, 1536, 427, 32, id="resnet50"),
     pytest.param(vgg16, 640, 212, 32, id="vgg16"),
-    pytest.param(resnet152, 3072, 1451, 32, id="resnet152", marks=pytest.mark.slow),
-    pytest.param(densenet121, 4352, 2071, 32, id="densenet121", marks=pytest.mark.slow),
+    pytest.param(resnet152, 3072, 1451, 32, id="resnet152", marks=pytest.mark.more),
+    pytest.param(densenet121, 4352, 2071, 32, id="densenet121", marks=pytest.mark.more),
 ]
 
 

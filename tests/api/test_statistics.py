@@ -24,6 +24,7 @@ from streamplan.options import HaloPolicy
 from streamplan.projection.allocations import changes
 from tests.api.small_nets import Classifier, Masked, Normed, TwoImages
 from tests.api.whole_activations import assert_same_statistics, whole_activations
+from tests.draws import draw_until, num_examples
 from tests.golden import assert_matches_golden
 from tests.nets.convnext import convnext_tiny
 from tests.nets.densenet import DenseNet
@@ -148,7 +149,9 @@ def test_random_nets(halo: HaloPolicy) -> None:
     checked = 0
 
     @settings(
-        max_examples=10, phases=_PHASES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+        max_examples=num_examples(10),
+        phases=_PHASES,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     @given(nets(ndims=(1, 2)), st.integers(0, 3))
     def count(recipe: Recipe, more: int) -> None:
@@ -180,8 +183,7 @@ def test_random_nets(halo: HaloPolicy) -> None:
             torch.testing.assert_close(item.std, value.std(pooled, correction=0), rtol=0, atol=scale)
         checked += 1
 
-    count()
-    assert checked >= 10
+    draw_until(count, lambda: checked >= num_examples(10))
 
 
 def test_float32_with_a_large_mean() -> None:

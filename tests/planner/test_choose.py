@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from streamplan.planner.choose import least_bytes
 from streamplan.planning import Plan, trace_and_lower
 from streamplan.planning.arguments import CallArguments
 from streamplan.projection import Calibration
+from tests.draws import num_examples
 from tests.golden import assert_matches_golden
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet
@@ -41,35 +43,45 @@ def search(name: str, **options: Any) -> Search:
     return Search(Question(model, arguments, Options(**options), CPU, traced, Calibration(CPU)))
 
 
-SEARCHES = {name: search(name) for name in NETS}
-"""One for all tests: what it has projected it keeps."""
+@cache
+def kept_search(name: str) -> Search:
+    """One for all tests: what it has projected it keeps."""
+    return search(name)
+
+
+WHOLE_FRONTS = [
+    pytest.param("resnet18", marks=pytest.mark.more),
+    "vgg11_bn",
+    pytest.param("unet", marks=pytest.mark.more),
+]
+"""Nets all of whose candidates are projected."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", WHOLE_FRONTS)
 def test_estimates_are_close_enough_to_leave_candidates_out(name: str) -> None:
     """A candidate is not projected if the budget is below that share of its estimate."""
-    for point in SEARCHES[name].front:
-        projected = SEARCHES[name].project(point.candidate)
+    for point in kept_search(name).front:
+        projected = kept_search(name).project(point.candidate)
         assert projected is None or least_bytes(point) <= projected.peak_bytes, point.candidate
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", WHOLE_FRONTS)
 def test_a_candidate_is_left_out_only_if_it_takes_too_much(name: str) -> None:
     """Most are left out without a whole projection."""
-    for point in SEARCHES[name].front:
-        projected = SEARCHES[name].project(point.candidate)
+    for point in kept_search(name).front:
+        projected = kept_search(name).project(point.candidate)
         if projected is not None:
-            assert SEARCHES[name].project(point.candidate, projected.peak_bytes) == projected
-            assert SEARCHES[name].project(point.candidate, projected.peak_bytes - 1) is None
+            assert kept_search(name).project(point.candidate, projected.peak_bytes) == projected
+            assert kept_search(name).project(point.candidate, projected.peak_bytes - 1) is None
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=num_examples(60))
 @given(st.sampled_from(sorted(NETS)), st.floats(0.02, 2.0), st.floats(0.02, 2.0))
 def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: str, one: float, other: float) -> None:
-    found = SEARCHES[name]
+    found = kept_search(name)
     scale = found.front[0].estimate.peak_bytes
     results = []
     for share in sorted((one, other)):
@@ -89,9 +101,9 @@ def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: st
 
 @pytest.mark.parametrize("name", NETS)
 def test_least_budget_is_exact_and_the_plan_runs_within_it(name: str) -> None:
-    model, (_, size) = SEARCHES[name].question.model, NETS[name]
+    model, (_, size) = kept_search(name).question.model, NETS[name]
     with pytest.raises(InfeasibleBudgetError) as refusal:
-        SEARCHES[name].within_budget(MIB, "")
+        kept_search(name).within_budget(MIB, "")
     least = refusal.value.least_budget
     assert least is not None
     assert f"memory_budget={least} or more" in str(refusal.value)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import streamplan
 from streamplan import Plan
 from streamplan.errors import NothingToStreamError, PlanMismatchError
+from tests.draws import num_examples
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet
 from tests.runtime.comparison import assert_same_results, run
@@ -20,7 +21,7 @@ from tests.strategies import Recipe, nets
 SIZE = (1, 3, 64, 64)
 
 
-@settings(max_examples=30)
+@settings(max_examples=num_examples(30))
 @given(nets(), st.integers(0, 3))
 def test_a_plan_survives_json(recipe: Recipe, extra: int) -> None:
     model = recipe.build()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from streamplan.runtime import Moments, Pools
+from tests.draws import num_examples
 
 
 def pooled(x: Tensor, sizes: list[int]) -> Moments:
@@ -22,7 +23,7 @@ def pooled(x: Tensor, sizes: list[int]) -> Moments:
     return pools.moments["x"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=num_examples(40))
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(-8, 8), st.integers(0, 2**31))
 def test_any_division_gives_the_moments_of_all(sizes: list[int], magnitude: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
