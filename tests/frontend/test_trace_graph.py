@@ -104,7 +104,7 @@ def test_nested_inputs_and_outputs_keep_their_structure() -> None:
     trace = trace_model(net, [(spec(2), spec(2)), {"a": spec(3)}])
     assert len(trace.input_names) == 3
     assert trace.facts["output"].output == {"sum": spec(2), "rest": [spec(3), 5]}
-    assert trace.output_spec.num_leaves == 3
+    assert trace.output_form.num_leaves == 3
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from streamplan.codegen import LoadedProgram, load_prepared
 from streamplan.errors import InputMismatchError, SourceError
 from streamplan.frontend.containers import leaves
+from streamplan.frontend.results import ResultForm
 from streamplan.images import Source, check_apart, target_for
 from streamplan.planning import Plan, PreparedPlan
 from streamplan.planning.memory import CallMemory
@@ -43,8 +43,8 @@ class Executable:
     segment: Segment
     input_names: tuple[str, ...]
     """Names of the model's tensor inputs, in the order of `CallArguments`."""
-    output_spec: pytree.TreeSpec
-    """Structure of what the model returns."""
+    output_form: ResultForm
+    """Form of what the model returns."""
     resident_modules: frozenset[str]
     """Paths of the modules that the head calls."""
     streamed_modules: frozenset[str]
@@ -99,7 +99,7 @@ class Executable:
         progress.begin("head")
         values |= dict(zip(self.segment.outputs, cut, strict=True))
         result = self.program.head(model, *(values[name] for name in self.program.program.head_inputs))
-        return pytree.tree_unflatten(pytree.tree_leaves(result), self.output_spec)
+        return self.output_form.fill(result)
 
     def write(
         self,
@@ -266,13 +266,14 @@ def build_executable(
     norms = tuple(
         call.module_path for call in prepared.graph.calls if call.op == "batch_norm" and call.name in streamed
     )
-    is_whole = tuple(prepared.graph.outputs) == part.frontier and len(part.frontier) == 1
+    output = next(node for node in trace.graph.nodes if node.op == "output")
+    is_whole = tuple(node.name for node in output.all_input_nodes) == part.frontier and len(part.frontier) == 1
     return Executable(
         prepared,
         loaded,
         segment,
         trace.input_names,
-        trace.output_spec,
+        trace.output_form,
         frozenset(resident),
         around,
         norms,

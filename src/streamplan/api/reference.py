@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from streamplan.api.executable import Executable, tensors_in_order
 from streamplan.api.guards import in_modes
@@ -115,7 +114,7 @@ class Reference:
         with self._state.restored(), in_modes(self._model, modes):
             run = _PlainRun(self._model, self._executable, self._state.device)
             result = run.run_in_order(_tensors(args, kwargs, self._state.device))
-        return pytree.tree_unflatten(pytree.tree_leaves(result), self._executable.output_spec)
+        return self._executable.output_form.fill(result)
 
 
 def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any], device: torch.device) -> list[Tensor]:

@@ -188,8 +188,9 @@ def _head(
     late = [call for call in graph.calls if call.name not in known]
     needed = {name for call in late for name in call.inputs} | set(graph.outputs)
     inputs = tuple(call.name for call in graph.calls if call.name in known and call.name in needed)
-    nodes = _closure(traced, frozenset(call.name for call in late), stop=frozenset(known))
     output = next(node for node in traced.nodes if node.op == "output")
+    wanted = {call.name for call in late} | {node.name for node in output.all_input_nodes}
+    nodes = _closure(traced, frozenset(wanted), stop=frozenset(known))
     return function_source(traced, "head", inputs, nodes.__contains__, output.args[0], renamed), inputs
 
 

@@ -26,13 +26,6 @@ def lower_argument(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> An
     return map_structure(lambda item: lower_argument(item, node_of), value)
 
 
-def plain_containers(value: Any) -> Any:
-    """A result in tuples, lists and dicts, whatever subclasses of them the model returned."""
-    if isinstance(value, tuple | list | dict):
-        return map_structure(plain_containers, value)
-    return value
-
-
 def rebuild(value: Any, wrap_item: Callable[[Any, Any], Any]) -> Any:
     """A container of the same class, with `wrap_item(key, item)` in place of each item that holds a tensor."""
     if isinstance(value, dict):

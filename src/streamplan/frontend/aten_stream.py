@@ -28,6 +28,8 @@ from streamplan.frontend.facts import tensors_in
 _LABEL = "_streamplan_label"
 _BATCH_NORMS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 """Operators that may write their running statistics without saying so in their schema."""
+_SILENT = ("prim", "profiler")
+"""Namespaces of operators that compute nothing: reads of metadata, such as the device, and ranges of profiles."""
 _RUNNING_STATISTICS = slice(3, 5)
 _TRAINING_FLAG = 5
 
@@ -85,7 +87,7 @@ class AtenStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # reads of tensor metadata, such as the device
+        if func.namespace in _SILENT:
             return func(*args, **kwargs)
         if self._keeps_calls:
             self.calls.append(AtenCall(str(func), describe((args, kwargs)), torch.is_grad_enabled()))
@@ -136,6 +138,8 @@ def describe(value: Any) -> Any:
         return tuple([describe(item) for item in value])
     if isinstance(value, dict):
         return tuple([(key, describe(item)) for key, item in value.items()])
+    if isinstance(value, torch.ScriptObject):  # equal to none, not even to itself
+        return str(value._type())
     if isinstance(value, float) and math.isnan(value):
         return "nan"
     return value

@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from streamplan.errors import StreamPlanError, TraceMismatchError, TracingError
 from streamplan.frontend.aten_stream import AtenCall, AtenStream, describe, first_difference, label_all
@@ -21,6 +19,7 @@ from streamplan.frontend.inputs import ExampleInputs
 from streamplan.frontend.locations import error_location, place
 from streamplan.frontend.patches import layers_unseen, plain_checkpoint
 from streamplan.frontend.reads import ReadMode
+from streamplan.frontend.results import ResultForm, flatten_result
 from streamplan.frontend.skeleton import Skeleton
 from streamplan.frontend.tracer import GraphTracer
 
@@ -33,7 +32,7 @@ class Result:
 
     calls: list[AtenCall]
     """Its aten calls."""
-    spec: pytree.TreeSpec
+    form: ResultForm
     """Structure of what it returned."""
     leaves: list[Any]
     """Descriptions of the returned values, comparable between runs."""
@@ -52,8 +51,8 @@ def run_plainly(skeleton: Skeleton, inputs: ExampleInputs, fake_mode: FakeTensor
         with fake_mode, stream, plain_checkpoint(), layers_unseen(mode, skeleton.root), mode:
             label_all(skeleton.tensors.items())
             args, kwargs = inputs.make(lambda name, fake: fake)
-            values, spec = pytree.tree_flatten(skeleton.root(*args, **kwargs))
-        return Result(stream.calls, spec, [describe(value) for value in values], mode.log.entries)
+            values, form = flatten_result(skeleton.root(*args, **kwargs), type(skeleton.root).__name__)
+        return Result(stream.calls, form, [describe(value) for value in values], mode.log.entries)
     except StreamPlanError:
         raise
     except Exception as error:
@@ -79,7 +78,7 @@ def check_trace(tracer: GraphTracer, traced: Result, plain: Result) -> None:
             why=f"call {index} differs\nmodel: {_call(plain, index)}\ngraph: {_call(traced, index)}",
             do=_DO,
         )
-    if traced.spec != plain.spec or traced.leaves != plain.leaves:
+    if traced.form != plain.form or traced.leaves != plain.leaves:
         raise TraceMismatchError(
             "the traced graph does not return what the model returns",
             where=type(tracer.root).__name__,
@@ -102,4 +101,4 @@ def _call(result: Result, index: int) -> str:
 
 def _returned(result: Result) -> str:
     leaves = ", ".join(str(leaf) for leaf in result.leaves)
-    return f"{leaves or 'nothing'} as {torch.utils._pytree.treespec_pprint(result.spec)}"
+    return f"{leaves or 'nothing'} as {result.form}"

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from streamplan.ir import SourceLocation, TensorSpec
 
 if TYPE_CHECKING:
     from streamplan.frontend.replay import Replay
+    from streamplan.frontend.results import ResultForm
     from streamplan.frontend.script import Ambient, Event
 
 
@@ -66,8 +66,8 @@ class Trace:
     """Copy of the model whose tensors are fake; what was traced."""
     input_names: tuple[str, ...]
     """Names of the placeholder nodes, all of them tensors, in the order of the model's arguments."""
-    output_spec: pytree.TreeSpec
-    """Structure of what the model returns; the output node holds the same leaves in plain containers."""
+    output_form: ResultForm
+    """Form of what the model returns; the output node holds the same leaves in plain containers."""
     events: tuple[Event, ...] = ()
     """The script of the run: everything the model's code did."""
     ambients: set[Ambient] = field(default_factory=set)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -47,6 +47,25 @@ def as_in_a_call() -> Iterator[None]:
         torch.set_autocast_cache_enabled(remembers)
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Set the default dtype, or leave it, and put back what it was, whatever is set inside the `with` block."""
+    before = torch.get_default_dtype()
+    if dtype is not None:
+        torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _saved_hooks() -> tuple[int, ...]:
+    """The hooks on the tensors that autograd saves; those of torch's own, as of `save_on_cpu`, change no number."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    is_harmless = hooks is None or getattr(hooks[0], "__module__", "") == "torch.autograd.graph"
+    return () if is_harmless else tuple(map(id, hooks))
+
+
 @dataclass(frozen=True, slots=True)
 class AmbientModes:
     """State of the switches."""
@@ -57,6 +76,10 @@ class AmbientModes:
     """Whether inference mode is on."""
     autocast: tuple[tuple[bool, torch.dtype], ...]
     """Whether autocast is on, and its dtype, per device type."""
+    default_dtype: torch.dtype
+    """Of new tensors of fractions."""
+    saved_hooks: tuple[int, ...] = field(compare=False)
+    """Which functions are applied to the tensors that autograd saves; empty if none that change numbers."""
 
     @classmethod
     def current(cls) -> AmbientModes:
@@ -65,6 +88,8 @@ class AmbientModes:
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
             tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST_DEVICES),
+            torch.get_default_dtype(),
+            _saved_hooks(),
         )
 
     @contextmanager
@@ -73,6 +98,7 @@ class AmbientModes:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(self.inference))
             stack.enter_context(torch.set_grad_enabled(self.gradient))
+            stack.enter_context(default_dtype(self.default_dtype))
             for device, (is_enabled, dtype) in zip(_AUTOCAST_DEVICES, self.autocast, strict=True):
                 now = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
                 if now != (is_enabled, dtype):
@@ -83,8 +109,12 @@ class AmbientModes:
         """What `other` has switched, such as "under torch.no_grad()"; "" if nothing that matters."""
         if self.autocast != other.autocast:
             return "under another torch.autocast than the model was called with"
+        if self.default_dtype != other.default_dtype:
+            return "under another default dtype than the model was called with"
         if ignore_gradient:
             return ""
+        if self.saved_hooks != other.saved_hooks:
+            return "under hooks on the tensors that autograd saves"
         if self.inference != other.inference:
             return "under torch.inference_mode()"
         if self.gradient != other.gradient:

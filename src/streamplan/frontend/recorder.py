@@ -27,6 +27,7 @@ from streamplan.frontend.tensor_uses import (
     METADATA_METHODS,
     REFUSED_METHODS,
     TENSOR_PROPERTIES,
+    is_mark,
     is_tensor_method,
     property_name,
 )
@@ -108,7 +109,7 @@ class Recorder(ABC):
 
     def torch_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function, method or property of a tensor is used."""
-        if self.executing:
+        if self.executing or is_mark(func):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__get__":

@@ -22,9 +22,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from streamplan.errors import TracingError
 
+_ANY_MOMENTUM = 0.0
+"""Of a BatchNorm that counts its batches instead, which takes data: a momentum changes neither shapes nor calls."""
 _HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -149,6 +152,8 @@ def copy_with(model: nn.Module, replaced: Mapping[int, Any]) -> Skeleton:
         raise _copy_error(model, replaced, error) from error
     for module in root.modules():
         _drop_user_hooks(module)
+        if isinstance(module, _BatchNorm) and module.momentum is None:
+            module.momentum = _ANY_MOMENTUM
     tensors: dict[str, torch.Tensor] = {}
     tensor_paths: dict[int, str] = {}
     for path, tensor in _walk_tensors(root):

@@ -38,6 +38,11 @@ def depends_on_sizes_alone(name: str) -> bool:
     return name in _OF_SIZES
 
 
+def is_mark(func: Any) -> bool:
+    """Whether a torch function marks a range for a profile, and computes nothing."""
+    return getattr(func, "__module__", "") == "torch._ops.profiler"
+
+
 def is_tensor_method(func: Any, name: str) -> bool:
     """Whether a torch function is a method of `torch.Tensor`."""
     return bool(is_tensor_method_or_property(func)) or getattr(torch.Tensor, name, None) is func

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from streamplan.errors import ModelTypeError, StreamPlanError, TracingError
 from streamplan.frontend.aten_stream import AtenStream, describe, label_all
@@ -34,11 +33,12 @@ from streamplan.frontend.inplace import drop_unused_reads, functionalize
 from streamplan.frontend.inputs import ExampleInputs
 from streamplan.frontend.leaves import TorchLeaves, is_compiled
 from streamplan.frontend.locations import error_location, place
-from streamplan.frontend.modes import AmbientModes, as_in_a_call, no_autocast
+from streamplan.frontend.modes import AmbientModes, as_in_a_call, default_dtype, no_autocast
 from streamplan.frontend.patches import steady_execution
 from streamplan.frontend.python_state import PythonRandomness, seeded_error, seeding_refused
 from streamplan.frontend.registered import is_registered_leaf
 from streamplan.frontend.replay import make_replayable
+from streamplan.frontend.results import ResultForm, flatten_result
 from streamplan.frontend.script import Ambient, constants_of, input_metadata, is_same_run
 from streamplan.frontend.shadow import Shadow, tensors_token
 from streamplan.frontend.skeleton import Skeleton, copy_skeleton, make_skeleton
@@ -79,7 +79,7 @@ def trace_model(
         raise ModelTypeError(f"a model must be an nn.Module, not {type(model).__name__}")
     target = _checked_device(device)
     fake_mode = FakeTensorMode()
-    with torch.inference_mode(False), torch.enable_grad(), no_autocast(), steady_execution():
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast(), default_dtype(), steady_execution():
         skeleton = make_skeleton(model, fake_mode, target)
         inputs = ExampleInputs(model, args, kwargs or {}, target or _device_of(skeleton))
         run = _Run(skeleton, inputs, fake_mode, PythonRandomness.current(), _ambient(model, ()))
@@ -119,7 +119,7 @@ def guard_call(
         TracingError: The model cannot be traced, or keeps a tensor from one call to the next.
         TraceMismatchError: The model does something else each time it is run.
     """
-    with as_in_a_call(), steady_execution():
+    with as_in_a_call(), default_dtype(), steady_execution():
         device = _device_of(shadow.skeleton)
         inputs = ExampleInputs(model, args, kwargs, device, like)
         ambient = _ambient(model, [input_metadata(x) for x in like if isinstance(x, torch.Tensor)], shadow.metadata)
@@ -170,7 +170,7 @@ def _finished(tracer: GraphTracer, traced: Result, run: _Run, plain_skeleton: Sk
         check_trace(tracer, traced, plain)
         if plain.reads != traced.reads:  # harmless at this size; at another the plain run may know better
             tracer.reads.give_up()
-    trace = _finish(tracer, run, traced.spec)
+    trace = _finish(tracer, run, traced.form)
     device = run.inputs.device
     return make_replayable(trace, tracer.nodes.records, tracer.reads, run.fake_mode, device, run.ambient)
 
@@ -204,11 +204,11 @@ def _run_recorder(recorder: GraphTracer | GuardRun, run: _Run) -> Result:
             label_all(run.skeleton.tensors.items())
             args, kwargs = run.inputs.make(recorder.add_input)
             out = recorder.run(args, kwargs)
+            values, form = flatten_result(out, type(recorder.root).__name__)
             recorder.add_output(out)
             _check_buffers(run.skeleton.root)
-            values, spec = pytree.tree_flatten(out)
             leaves = [describe(vars(value).get("fake") if isinstance(value, FakeProxy) else value) for value in values]
-            return Result(recorder.stream.calls, spec, leaves, recorder.reads.entries)
+            return Result(recorder.stream.calls, form, leaves, recorder.reads.entries)
     except StreamPlanError:
         raise
     except Exception as error:
@@ -234,7 +234,7 @@ def _check_buffers(root: nn.Module) -> None:
                 )
 
 
-def _finish(tracer: GraphTracer, run: _Run, spec: pytree.TreeSpec) -> Trace:
+def _finish(tracer: GraphTracer, run: _Run, form: ResultForm) -> Trace:
     functionalize(tracer.nodes.graph, tracer.nodes.records)
     free_factories(tracer.nodes.graph, tracer.nodes.records)
     drop_unused_reads(tracer.nodes.graph, set(tracer.module_outputs.values()))
@@ -246,7 +246,7 @@ def _finish(tracer: GraphTracer, run: _Run, spec: pytree.TreeSpec) -> Trace:
         shape_reads=tuple(tracer.shape_reads),
         skeleton=run.skeleton.root,
         input_names=tuple(node.name for node in tracer.nodes.graph.nodes if node.op == "placeholder"),
-        output_spec=spec,
+        output_form=form,
         events=tuple(tracer.events),
         ambients={run.ambient},
     )

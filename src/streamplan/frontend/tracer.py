@@ -23,7 +23,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from streamplan.frontend.arguments import lower_argument, plain_containers, rebuild
+from streamplan.frontend.arguments import lower_argument, rebuild
 from streamplan.frontend.aten_stream import AtenStream
 from streamplan.frontend.facts import tensors_in
 from streamplan.frontend.fake_proxy import FakeProxy, contains_proxy, proxies_in
@@ -31,6 +31,7 @@ from streamplan.frontend.modes import AmbientModes
 from streamplan.frontend.node_table import NodeTable
 from streamplan.frontend.reads import Guard, ReadLog
 from streamplan.frontend.recorder import Recorder
+from streamplan.frontend.results import plain_containers
 from streamplan.frontend.script import Event, InputRef, ResultRef, make_template
 from streamplan.frontend.skeleton import Skeleton
 from streamplan.frontend.tensor_uses import METADATA_METHODS, reads_spatial_size

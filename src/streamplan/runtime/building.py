@@ -27,7 +27,7 @@ def build_segment(prepared: PreparedPlan, smalls: tuple[str, ...], tile: TileFun
         dims={name: lowered.facts.maps[name].dims for name in part.extents},
         outputs={name: spec for name, spec in specs.items() if spec is not None},
         smalls=smalls,
-        reached=_smalls_behind(lowered),
+        reached=_sources_behind(lowered),
         tile=tile,
         maps={name: spec for name in part.extents if (spec := lowered.graph[name].output) is not None},
         memory=TileMemory(plan, live_tile_bytes(lowered, prepared.schedules)),
@@ -38,13 +38,14 @@ def build_segment(prepared: PreparedPlan, smalls: tuple[str, ...], tile: TileFun
     )
 
 
-def _smalls_behind(lowered: LoweredPart) -> dict[str, frozenset[str]]:
-    """The small tensors that each cut value is computed from, differentiably."""
-    behind: dict[str, frozenset[str]] = dict.fromkeys(lowered.part.input_maps, frozenset())
+def _sources_behind(lowered: LoweredPart) -> dict[str, frozenset[str]]:
+    """The input maps and small tensors that each cut value is computed from, differentiably."""
+    behind = {name: frozenset({name}) for name in lowered.part.input_maps}
     for name in lowered.part.order:
         call = lowered.graph[name]
         own = frozenset((*call.attributes, *(other for other in call.inputs if other not in behind)))
         behind[name] = own.union(*(behind[other] for other in call.inputs if other in behind))
-        if call.op in _WITHOUT_GRADIENT:
+        is_number = call.output is not None and (call.output.dtype.is_floating_point or call.output.dtype.is_complex)
+        if call.op in _WITHOUT_GRADIENT or not is_number:
             behind[name] = frozenset()
     return {name: behind[name] for name in lowered.part.frontier}

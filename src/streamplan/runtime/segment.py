@@ -41,7 +41,7 @@ class Segment:
     tile: TileFunction
     """Computes one tile."""
     reached: Mapping[str, frozenset[str]]
-    """Small tensors that each cut value is computed from."""
+    """Input maps and small tensors that each cut value is computed from, differentiably."""
     maps: Mapping[str, TensorSpec]
     """Every value at full size."""
     memory: TileMemory

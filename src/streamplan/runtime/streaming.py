@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from streamplan.dtypes import is_differentiable
 from streamplan.errors import DoubleBackwardError, StaleStateError
 from streamplan.images import Source
 from streamplan.runtime.graphs import GraphCache
@@ -82,6 +81,11 @@ class _Call:
         """Small tensors as tiles read them."""
         wanted = [name for name, need in zip(smalls, needs[len(self.tensor_maps) :], strict=False) if need]
         return TileWeights(smalls, wanted, self.segment.narrowed, self.device)
+
+    def needed(self, needs: Sequence[bool]) -> frozenset[str]:
+        """Input maps and small tensors that need a gradient."""
+        smalls = zip(self.segment.smalls, needs[len(self.tensor_maps) :], strict=False)
+        return self.wanted_maps(needs).union(name for name, need in smalls if need)
 
     def wanted_maps(self, needs: Sequence[bool]) -> frozenset[str]:
         """Input maps that need a gradient."""
@@ -181,7 +185,8 @@ class _StreamedSegment(torch.autograd.Function):
             result = forward_pass(runner, maps, call.device, call.progress, wanted=wanted)
         ctx.result, ctx.weights = result, weights if keep else None
         outputs, result.outputs = result.outputs, {}
-        ctx.mark_non_differentiable(*(out for out in outputs.values() if not is_differentiable(out.dtype)))
+        needed = call.needed(ctx.needs_input_grad[1:])
+        ctx.mark_non_differentiable(*(x for name, x in outputs.items() if not call.segment.reached[name] & needed))
         return tuple(outputs[name] for name in call.segment.outputs)
 
     @staticmethod
@@ -221,10 +226,10 @@ class _StreamedSegment(torch.autograd.Function):
             with _runner(call.segment, call.graphs, weights, wanted, call.device) as runner:
                 num_skipped = backward_pass(runner, maps, call.device, seeds, map_gradients, result, progress)
         # Where no tile had anything to contribute, the plain net's gradient is zero.
-        reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds if num_skipped))
-        of_maps = (map_gradients.get(name) for name in call.tensor_maps)
+        reached = frozenset[str]().union(*(call.segment.reached[name] for name in seeds))
+        of_maps = (map_gradients.get(name) if name in reached else None for name in call.tensor_maps)
         of_smalls = (
-            weights.gradient_or_zeros(name, x) if name in reached else weights.gradient(name)
+            weights.gradient_or_zeros(name, x) if num_skipped and name in reached else weights.gradient(name)
             for name, x in smalls.items()
         )
         found: tuple[Any, ...] = (*of_maps, *of_smalls)
