@@ -87,7 +87,7 @@ class StreamedModule(Streamed, nn.Module):
         self.__cuda_graphs = cuda_graphs
         self.__calibrate = calibrate
         self.__guard = guard
-        self.__num_disabled = 0
+        self.__disabled: dict[int, int] = {}  # number of `with` blocks that a thread is in
         self.__lock = threading.RLock()  # held while something is planned, since traces are run again for other sizes
         self.__executables: OrderedDict[TracedModel, Executable] = OrderedDict()
         self.__last_forward: tuple[Executable, RandomState, Mapping[str, bool]] | None = None
@@ -129,15 +129,16 @@ class StreamedModule(Streamed, nn.Module):
     def disabled(self) -> Iterator[None]:
         """Run the plain model inside the `with` block, frozen BatchNorm included, to compare or to fall back.
 
-        It holds for the calls of all threads, since a backward pass may repeat a call in a thread of torch's own.
+        It holds for the calls of the thread that entered the block.
         """
-        with self.__lock:
-            self.__num_disabled += 1
+        thread = threading.get_ident()
+        self.__disabled[thread] = self.__disabled.get(thread, 0) + 1
         try:
             yield
         finally:
-            with self.__lock:
-                self.__num_disabled -= 1
+            self.__disabled[thread] -= 1
+            if not self.__disabled[thread]:
+                del self.__disabled[thread]
 
     @contextmanager
     def reference_mode(self, model: nn.Module) -> Iterator[None]:
@@ -181,7 +182,7 @@ class StreamedModule(Streamed, nn.Module):
     @torch.compiler.disable(reason="tiles are computed by a program of streamplan's own")  # type: ignore[untyped-decorator, no-untyped-call]
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None, *, is_checked: bool = False) -> Any:
         args, kwargs = bind_call(self.__model, args, kwargs)
-        if self.__num_disabled:
+        if threading.get_ident() in self.__disabled:
             with self.reference_mode(self.__model):
                 return self._run_plain(args, kwargs, out)
         if not is_checked:
@@ -305,7 +306,7 @@ class StreamedModule(Streamed, nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         caches = {"executables": OrderedDict(), "traces": TraceCache(), "planned": None}
-        caches |= {"last_forward": None, "num_disabled": 0}
+        caches |= {"last_forward": None, "disabled": {}}
         return {**state, **{f"{_PREFIX}_{name}": value for name, value in caches.items()}, f"{_PREFIX}_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from streamplan.frontend.leaves import TorchLeaves, is_compiled
 from streamplan.frontend.locations import error_location, place
 from streamplan.frontend.modes import AmbientModes, as_in_a_call, default_dtype, no_autocast
 from streamplan.frontend.patches import steady_execution
-from streamplan.frontend.python_state import PythonRandomness, seeded_error, seeding_refused
+from streamplan.frontend.python_state import PythonRandomness, seeding_refused
 from streamplan.frontend.registered import is_registered_leaf
 from streamplan.frontend.replay import make_replayable
 from streamplan.frontend.results import ResultForm, flatten_result
@@ -127,8 +127,9 @@ def guard_call(
         before, seeds = shadow.before_run(), torch.get_rng_state()
         guard = GuardRun(shadow.skeleton, AtenStream(), _leaf_rule(None), traces, ambient)
         traced = _run_recorder(guard, run)
-        if not torch.equal(seeds, torch.get_rng_state()):
-            raise seeded_error(type(model).__name__)
+        if not torch.equal(seeds, torch.get_rng_state()):  # the model has seeded, or another thread has drawn
+            with run.randomness.again(), seeding_refused():
+                run_plainly(copy_skeleton(shadow.skeleton_before(before)), inputs, shadow.fake_mode)
         known = guard.trace or next((trace for trace in traces if is_same_run(trace.events, guard.events)), None)
         skeleton = shadow.skeleton_before(before) if known is None else shadow.skeleton
         write_back(shadow, before, constants_of(guard.events))
