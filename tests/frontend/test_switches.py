@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch._dynamo import eval_frame
 
+from streamplan.frontend.patches import steady_execution
 from streamplan.frontend.switches import Attribute, Code, Item, Place, switched, unswitched
 
 
@@ -111,3 +113,10 @@ def test_the_function_itself_is_known_meanwhile() -> None:
     with switched(Code(add), doubling):
         assert add.__code__ is not code
         assert unswitched(add).__code__ is code
+
+
+def test_what_is_compiled_runs_compiled_in_other_threads() -> None:
+    with steady_execution():
+        assert eval_frame._callback_from_stance(len) is None
+        assert in_another_thread(lambda: eval_frame._callback_from_stance(len)) is len
+    assert eval_frame._callback_from_stance(len) is len
