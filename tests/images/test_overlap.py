@@ -73,7 +73,7 @@ SHARED: dict[str, Callable[[Path], tuple[Any, Any]]] = {
     "one byte": lambda _: ((a := np.zeros(3 * 24 * 20 * 2))[:1440].reshape(3, 24, 20), a[1439:2879].reshape(3, 24, 20)),
     "tensor of it": lambda _: (a := image(), torch.from_numpy(a)),
     "tensors": lambda _: ((a := torch.zeros(3, 25, 20).double())[:, 1:], a[:, :24]),
-    "detached": lambda _: (a := torch.zeros(3, 24, 20).double(), a.detach().unsqueeze(0)),
+    "detached": lambda _: (a := torch.zeros(3, 24, 20).double(), a.detach().view(3, 24, 20)),
     "wrapped": lambda _: (Wrapper(a := image()), a[:]),
     "written through a wrapper": lambda _: (a := image(), Wrapper(a)),
     "file": lambda folder: maps_of_one_file(folder, 0),

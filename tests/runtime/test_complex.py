@@ -165,3 +165,12 @@ def test_a_gradient_of_complex_zeros_is_skipped_alike() -> None:
         assert (parameter.grad is None) == (found is None)
         if found is not None:
             torch.testing.assert_close(found, parameter.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_unit_variance_is_for_real_layers() -> None:
+    plain = Net(lambda n, x: n.real(n.a(x).abs()[:, :3]))
+    streamed = streamplan.compile(plain, example_inputs=image(), tile_size=12)
+    before = plain.a.weight.detach().clone()
+    with pytest.raises(errors.InitialisationError, match="complex"):
+        streamplan.init.lsuv_(streamed, [image()])
+    assert torch.equal(plain.a.weight, before)

@@ -97,7 +97,15 @@ def _layer(modules: dict[str, _Weighted], resident: set[str]) -> Layer:
 
 
 def _check_weight(path: str, module: nn.Module) -> None:
-    if isinstance(module._parameters.get("weight"), nn.Parameter):
+    weight = module._parameters.get("weight")
+    if isinstance(weight, nn.Parameter) and weight.is_complex():
+        raise InitialisationError(
+            "a layer of complex numbers has no unit variance to be given",
+            where=f"{path} ({type(module).__name__})",
+            why="the variance per channel is measured of real numbers",
+            do="initialise a complex net in another way",
+        )
+    if isinstance(weight, nn.Parameter):
         return
     is_known = parametrize.is_parametrized(module, "weight")
     raise InitialisationError(
