@@ -17,6 +17,7 @@ from streamplan.frontend.containers import leaves, mapped
 from streamplan.frontend.tokens import Tokens
 from streamplan.images import Source
 from streamplan.ir import TensorSpec
+from streamplan.planning.reading import UnreadableError, is_count
 
 _MAX_NUMEL = 2**63
 _CONSTANTS = (bool, int, float, str, type(None))
@@ -112,9 +113,26 @@ class CallArguments:
         return {"args": _encode(self.args), "kwargs": _encode(dict(self.kwargs))}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CallArguments:
-        """The inverse of `to_json`."""
-        return cls(_decode(data["args"]), _decode(data["kwargs"]))
+    def from_json(cls, data: Any, place: str) -> CallArguments:
+        """The inverse of `to_json`.
+
+        Args:
+            data: The data.
+            place: Where it stands, for the message.
+
+        Raises:
+            UnreadableError: It is not what `to_json` makes.
+        """
+        is_call = isinstance(data, dict) and data.keys() == {"args", "kwargs"}
+        args, kwargs = (_decode(data[name], place) if is_call else None for name in ("args", "kwargs"))
+        if not isinstance(args, tuple) or not isinstance(kwargs, dict):
+            raise UnreadableError(place, "it is no tuple and dict of arguments")
+        arguments = cls(args, kwargs)
+        if not all(isinstance(name, str) for name in arguments.kwargs):
+            raise UnreadableError(place, "the name of a keyword is no text")
+        if all(len(spec.shape) < 3 for spec in arguments.specs()):
+            raise UnreadableError(place, "there is no image among them")
+        return arguments
 
 
 def _refuse_hidden(tensor: torch.Tensor) -> NoReturn:
@@ -200,14 +218,31 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any) -> Any:
-    if not isinstance(value, Mapping):
+def _decode(value: Any, place: str) -> Any:
+    if not isinstance(value, dict | list):
         return value
-    if "tensor" in value:
-        return TensorSpec(tuple(value["tensor"]), getattr(torch, value["dtype"]))
-    if "dict" in value:
-        return {key: _decode(item) for key, item in value["dict"].items()}
-    if "pairs" in value:
-        return {key: _decode(item) for key, item in value["pairs"]}
-    items = [_decode(item) for item in value.get("tuple", value.get("list", ()))]
-    return tuple(items) if "tuple" in value else items
+    if isinstance(value, dict) and value.keys() == {"tensor", "dtype"}:
+        return _decode_spec(value, place)
+    kind, content = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", None)
+    if kind == "dict" and isinstance(content, dict):
+        return {key: _decode(item, place) for key, item in content.items()}
+    if kind == "pairs" and isinstance(content, list) and all(map(_is_pair, content)):
+        return {key: _decode(item, place) for key, item in content}
+    if kind in ("tuple", "list") and isinstance(content, list):
+        items = [_decode(item, place) for item in content]
+        return tuple(items) if kind == "tuple" else items
+    raise UnreadableError(place, f"{shown(value)} stands for no argument")
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], _CONSTANTS)
+
+
+def _decode_spec(value: dict[str, Any], place: str) -> TensorSpec:
+    shape, name = value["tensor"], value["dtype"]
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype):
+        raise UnreadableError(place, f"{shown(name)} is no dtype")
+    if not isinstance(shape, list) or not all(map(is_count, shape)) or math.prod(shape) >= _MAX_NUMEL:
+        raise UnreadableError(place, f"{shown(shape)} is no shape")
+    return TensorSpec(tuple(shape), dtype)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from streamplan.planning.projection import MemoryProjection
 
@@ -54,13 +52,3 @@ class Forecast:
     time: TimeEstimate
     cuts: tuple[CutForecast, ...]
     """In the order of `Plan.cuts`."""
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Forecast:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(
-            MemoryProjection.from_json(data["memory"]),
-            MemoryProjection.from_json(data["plain_memory"]),
-            TimeEstimate(**data["time"]),
-            tuple(CutForecast(**cut) for cut in data["cuts"]),
-        )

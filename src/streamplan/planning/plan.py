@@ -6,14 +6,15 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import RenderableType
 
 from streamplan.errors import PlanMismatchError
 from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy, ImagePlacement, Optimizer, Options
 from streamplan.planning.arguments import CallArguments
+from streamplan.planning.fitting import check_fit
 from streamplan.planning.forecast import Forecast
+from streamplan.planning.reading import UnreadableError, read
 from streamplan.planning.rendering import plan_renderable
 from streamplan.planning.text import plan_text
 
@@ -244,30 +245,13 @@ class Plan:
                 do="make the plan again with streamplan.plan(...)",
             )
         try:
-            return cls._of_fields(data)
-        except (KeyError, TypeError, AttributeError) as error:
+            plan: Plan = read(cls, data)
+            check_fit(plan)
+        except (UnreadableError, RecursionError) as error:
             raise PlanMismatchError(
                 "the plan is damaged",
-                why=f"its fields are not those of format version {FORMAT_VERSION}: {type(error).__name__}: {error}",
+                where=error.place if isinstance(error, UnreadableError) else "",
+                why=error.why if isinstance(error, UnreadableError) else "it is nested too deeply",
                 do="make the plan again with streamplan.plan(...)",
             ) from error
-
-    @classmethod
-    def _of_fields(cls, data: dict[str, Any]) -> Plan:
-        """A plan from its JSON fields."""
-        data["arguments"] = CallArguments.from_json(data["arguments"])
-        data["inputs"] = tuple(InputPlan(**_tuples(item)) for item in data["inputs"])
-        data["cuts"] = tuple(CutCandidate(**_tuples(item)) for item in data["cuts"])
-        data["barriers"] = tuple(Barrier(**item) for item in data["barriers"])
-        data["costs"] = Costs(**data["costs"])
-        data["forecast"] = Forecast.from_json(data["forecast"]) if data["forecast"] else None
-        return cls(**{name: value if name == "arguments" else _tuple(value) for name, value in data.items()})
-
-
-def _tuple(value: Any) -> Any:
-    """JSON lists as tuples, all the way down."""
-    return tuple(_tuple(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _tuples(item: dict[str, Any]) -> dict[str, Any]:
-    return {name: _tuple(value) for name, value in item.items()}
+        return plan

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,3 @@ class MemoryProjection:
     def peak_bytes(self) -> int:
         """What the step needs."""
         return self.peak.num_bytes
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> MemoryProjection:
-        """The inverse of `dataclasses.asdict`."""
-        phases = (
-            PhaseProjection(phase["phase"], tuple(ProjectedItem(**item) for item in phase["items"]), phase["operation"])
-            for phase in data["phases"]
-        )
-        return cls(tuple(phases), data["host_bytes"], data["reserve"])

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from streamplan.ir import escaped
 from streamplan.planning.text import (
     CUT_COLUMNS,
     barrier_lines,
@@ -48,11 +49,15 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
 def _items(plan: Plan) -> Table:
     assert plan.forecast is not None
     peak = plan.forecast.memory.peak
-    table = Table(title=f"memory in the {peak.phase} phase", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=Text(f"memory in the {escaped(peak.phase)} phase", style="table.title"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("bytes", justify="right")
     table.add_column("what")
     for item in peak.items:
-        table.add_row(format_bytes(item.num_bytes), item.what)
+        table.add_row(format_bytes(item.num_bytes), Text(escaped(item.what)))
     table.add_row(format_bytes(peak.num_bytes), "in all", style="bold")
     return table
 
@@ -64,5 +69,5 @@ def _cuts(plan: Plan) -> Table:
         is_number = heading in ("map", "peak", "recomputed", "time")
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row, style="bold green" if row[0] == "*" else None)
+        table.add_row(*map(Text, row), style="bold green" if row[0] == "*" else None)
     return table

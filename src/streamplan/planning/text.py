@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from streamplan.ir import escaped
+
 if TYPE_CHECKING:
     from streamplan.planning.forecast import CutForecast
     from streamplan.planning.plan import CutCandidate, Plan
@@ -77,7 +79,7 @@ def headline(plan: Plan) -> str:
     costs = plan.costs
     memory = _percent(costs.streamed_activation_bytes, costs.activation_bytes)
     flops = _percent(costs.streamed_flops, costs.flops)
-    lines = [f"{plan.model}: {memory} of the activation bytes and {flops} of the FLOPs are streamed"]
+    lines = [f"{escaped(plan.model)}: {memory} of the activation bytes and {flops} of the FLOPs are streamed"]
     shares = (
         _share(costs.streamed_activation_bytes, costs.activation_bytes),
         _share(costs.streamed_flops, costs.flops),
@@ -110,7 +112,12 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("batch norm", plan.batch_norm),
         ("backward", _backward(plan)),
     ]
-    return rows
+    return _on_one_line(rows)
+
+
+def _on_one_line(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Rows with the line breaks that names may have written out."""
+    return [(label, escaped(text)) for label, text in rows]
 
 
 def _fact_line(fact: tuple[str, str]) -> str:
@@ -153,15 +160,15 @@ def _memory_lines(plan: Plan, *, verbose: bool) -> list[str]:
     """Memory and time of a training step."""
     forecast = plan.forecast
     if forecast is None:
-        why = f": {plan.forecast_failure}" if plan.forecast_failure else ""
+        why = f": {escaped(plan.forecast_failure)}" if plan.forecast_failure else ""
         return ["", f"what a training step takes is not known{why}"]
     lines = ["", "a training step", *map(_fact_line, memory_facts(plan))]
     phases = forecast.memory.phases if verbose else (forecast.memory.peak,)
     for phase in phases:
-        lines += ["", f"memory in the {phase.phase} phase", *_item_lines(phase)]
+        lines += ["", f"memory in the {escaped(phase.phase)} phase", *_item_lines(phase)]
     if verbose:
         peak = forecast.plain_memory.peak
-        lines += ["", f"memory of the plain net in its {peak.phase} phase", *_item_lines(peak)]
+        lines += ["", f"memory of the plain net in its {escaped(peak.phase)} phase", *_item_lines(peak)]
     return lines
 
 
@@ -190,7 +197,7 @@ def memory_facts(plan: Plan) -> list[tuple[str, str]]:
         rows.append(("", f"{format_seconds(time.seconds)}; the plain net {format_seconds(time.plain_seconds)}"))
     if plan.max_slowdown is not None:
         rows.append(("", f"{plan.max_slowdown:g}x allowed"))
-    return rows
+    return _on_one_line(rows)
 
 
 def _times(whole: int, part: int) -> str:
@@ -207,8 +214,8 @@ def format_seconds(seconds: float) -> str:
 
 
 def _item_lines(phase: PhaseProjection) -> list[str]:
-    lines = [f"  {format_bytes(item.num_bytes):>9}  {item.what}" for item in phase.items]
-    at = f", at {phase.operation}" if phase.operation else ""
+    lines = [f"  {format_bytes(item.num_bytes):>9}  {escaped(item.what)}" for item in phase.items]
+    at = f", at {escaped(phase.operation)}" if phase.operation else ""
     return [*lines, f"  {format_bytes(phase.num_bytes):>9}  in all{at}"]
 
 
@@ -231,7 +238,7 @@ def cut_rows(plan: Plan, *, verbose: bool = False) -> list[tuple[str, ...]]:
         more = f" +{len(candidate.values) - 1}" if len(candidate.values) > 1 else ""
         row = (
             "*" if is_chosen else "",
-            _shorten(candidate.module_path or candidate.values[-1], 28) + more,
+            _shorten(escaped(candidate.module_path or candidate.values[-1]), 28) + more,
             format_extents(candidate.shapes[-1][1:]),
             format_extents(candidate.halo),
             format_bytes(candidate.cut_bytes),
@@ -240,7 +247,7 @@ def cut_rows(plan: Plan, *, verbose: bool = False) -> list[tuple[str, ...]]:
         shares = (
             _percent(candidate.streamed_activation_bytes, plan.costs.activation_bytes),
             _percent(candidate.streamed_flops, plan.costs.flops),
-            forecast.refusal if forecast else "",
+            escaped(forecast.refusal) if forecast else "",
         )
         rows.append((*row, *shares) if verbose else row)
     return rows
@@ -289,7 +296,7 @@ def barrier_lines(plan: Plan) -> list[str]:
         return ["", "the net is local to its end"]
     lines = ["", "the local part ends at"]
     for barrier in plan.barriers[:_MAX_ROWS]:
-        lines += [f"  {barrier.where}", f"    {barrier.locality}: {barrier.reason}"]
+        lines += [f"  {escaped(barrier.where)}", f"    {escaped(f'{barrier.locality}: {barrier.reason}')}"]
     if len(plan.barriers) > _MAX_ROWS:
         lines.append(f"  and {len(plan.barriers) - _MAX_ROWS} more in Plan.barriers")
     return lines
@@ -317,6 +324,6 @@ def notes(plan: Plan) -> list[str]:
     if plan.shape_reads:
         notes.append(
             "forward reads shapes as numbers, so the program holds for this image size only:\n"
-            f"      {plan.shape_reads[0]}"
+            f"      {escaped(plan.shape_reads[0])}"
         )
     return notes
