@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,24 +147,33 @@ def test_a_user_without_a_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 WRITER = """
-import sys, torch
+import select, sys, torch
+from itertools import count
 from streamplan.projection.calibration import Calibration, save_calibration
-for number in range(200):
-    save_calibration(Calibration(torch.device("cpu"), {}, {f"{sys.argv[1]} {number}": 1.0}))
+
+def save(what):
+    save_calibration(Calibration(torch.device("cpu"), {}, {f"{sys.argv[1]} {what}": 1.0}))
+
+numbers = count()
+while not select.select([sys.stdin], [], [], 0)[0]:
+    save(next(numbers))
+save("last")
 """
 
 
 def test_processes_that_write_at_once(path: Path) -> None:
     """Whoever reads meanwhile sees a whole file, and what is left is one."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name], env=environment) for name in "ab"]
-    reads = 0
-    while any(writer.poll() is None for writer in writers):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WRITER]
+    writers = [subprocess.Popen([*command, name], env=environment, stdin=subprocess.PIPE) for name in "ab"]
+    seen: set[str] = set()
+    while len(seen) < 30 and all(writer.poll() is None for writer in writers):  # however fast they are
         if path.exists():
-            json.loads(path.read_text(encoding="utf-8"))
-            reads += 1
-        time.sleep(0.001)
-    assert reads
+            seen.add(path.read_text(encoding="utf-8"))
+    for writer in writers:
+        writer.communicate()  # closes its input
     assert [writer.returncode for writer in writers] == [0, 0]
+    assert len(seen) == 30
+    assert all(json.loads(text) for text in seen)
     assert list(path.parent.iterdir()) == [path]
-    assert {"a 199", "b 199"} & set(load_calibration(CPU).speeds)
+    assert {"a last", "b last"} & set(load_calibration(CPU).speeds)
