@@ -63,7 +63,7 @@ class StreamedModule(Streamed, nn.Module):
     does depends on the size.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what `compile` was given
         self,
         model: nn.Module,
         arguments: CallArguments,

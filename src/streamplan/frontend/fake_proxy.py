@@ -62,13 +62,7 @@ class FakeProxy(torch.Tensor):
 
     @staticmethod
     def __new__(cls, recorder: Recorder, ref: InputRef | ResultRef, like: torch.Tensor | TensorTemplate) -> FakeProxy:
-        """A value of a running trace.
-
-        Args:
-            recorder: Told of every use.
-            ref: Where the value came from.
-            like: Its shape and dtype; a fake tensor also gives its device.
-        """
+        """A value of a running trace: who is told of its uses, where it came from, and its shape and dtype."""
         device = like.device if isinstance(like, torch.Tensor) else None
         shape = tuple(like.shape)
         proxy: FakeProxy = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=device)
@@ -77,7 +71,7 @@ class FakeProxy(torch.Tensor):
         return proxy
 
     def stand_for(self, recorder: Recorder, node: fx.Node, fake: torch.Tensor) -> FakeProxy:
-        """Become the value of a node, which evaluates to a fake tensor."""
+        """Become the value of a node, which evaluates to a fake tensor, in a run that another recorder is told of."""
         self.recorder = recorder
         self.node = node
         self.fake = fake

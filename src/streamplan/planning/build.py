@@ -29,6 +29,7 @@ from streamplan.planning.cut_candidates import describe_cuts
 from streamplan.planning.dividing import clusters_of, resolve_tile_size, schedule_axes
 from streamplan.planning.model import TracedModel, trace_and_lower
 from streamplan.planning.plan import InputPlan, Plan
+from streamplan.planning.writes import check_writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,7 @@ def prepare_plan(
     check_streamable(graph, facts)
     cuts = enumerate_cuts(graph, facts)
     cut = cut_at(graph, facts, options.cut_names) if options.cut_names else cuts[-1]
+    check_writes(traced.trace, graph, facts, cut)
     lowered = lower_part(graph, facts, cut, options.passes, device.type if device is not None else "cpu")
     part = lowered.part
     is_reused = options.halo != "recompute"
