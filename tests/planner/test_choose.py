@@ -99,7 +99,7 @@ def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: st
         assert fast <= slow
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.more), "vgg11_bn", "unet"])
 def test_least_budget_is_exact_and_the_plan_runs_within_it(name: str) -> None:
     model, (_, size) = kept_search(name).question.model, NETS[name]
     with pytest.raises(InfeasibleBudgetError) as refusal:
