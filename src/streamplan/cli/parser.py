@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import streamplan
 from streamplan.cli.failures import UsageError
 from streamplan.cli.figures import FIGURES, figure_paths
+from streamplan.cli.streams import writing
 from streamplan.cli.values import (
     parse_assignment,
     parse_count,
@@ -43,12 +44,21 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return line, unknown
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help or the version; argparse itself says nothing of what goes wrong."""
+        if file is None:  # standard output is closed
+            return
+        with writing(file):
+            file.write(message)
+
 
 def parse_line(words: Sequence[str] | None) -> argparse.Namespace:
     """What a line says; None takes the words of the process.
 
     Raises:
         UsageError: It is no line that could be run.
+        OutputError: Help or the version cannot be written.
+        BrokenPipeError: Who reads them has left.
         SystemExit: With code 0, after `--help` and `--version`.
     """
     line = build_parser().parse_args(words)

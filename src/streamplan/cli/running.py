@@ -8,9 +8,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from streamplan.cli.failures import ExitCode, OutputError, UnexpectedError, UsageError, exit_code
+from streamplan.cli.failures import ExitCode, UnexpectedError, UsageError, exit_code
 from streamplan.cli.parser import parse_line
-from streamplan.cli.streams import STDOUT, discard, own_output, tell, writing
+from streamplan.cli.streams import own_output, tell
 from streamplan.errors import StreamPlanError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     is_process = argv is None and sys.stdout is sys.__stdout__
     try:
-        line = _parse(argv)
+        line = parse_line(argv)
         with own_output(is_process=is_process) as stream:
             outcome = _outcome(line)
         outcome.write(stream)
@@ -44,25 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell("interrupted")
         return ExitCode.INTERRUPTED
     return outcome.code
-
-
-def _parse(argv: Sequence[str] | None) -> Namespace:
-    try:
-        return parse_line(argv)
-    except SystemExit:
-        if sys.stdout is not None:
-            _write_help()
-        raise
-
-
-def _write_help() -> None:
-    """Write what argparse has printed; it tells nothing of what goes wrong."""
-    try:
-        with writing(sys.stdout):
-            pass
-    except (BrokenPipeError, OutputError):
-        discard(STDOUT)  # else Python tries again as it ends
-        raise
 
 
 def _outcome(line: Namespace) -> Outcome:

@@ -82,9 +82,11 @@ def writing(stream: TextIO) -> Iterator[None]:
     try:
         yield
         stream.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            discard(stream.fileno())  # else what is left is tried again as Python ends
+        if isinstance(error, BrokenPipeError):
+            raise
         raise OutputError(
             "the result cannot be written", why=str(error), do="make room, or write it elsewhere"
         ) from error
