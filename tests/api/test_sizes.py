@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.overrides import _get_current_function_mode
 
 import streamplan
 from streamplan.api.module import _MAX_EXECUTABLES
 from streamplan.errors import StreamPlanError, TraceMismatchError
-from streamplan.projection.liveness import LiveBytes
+from streamplan.frontend.reads import ReadMode
 from tests.api.compare import assert_same_step
 from tests.api.small_nets import Classifier, Heads, Masked, TwoImages
 from tests.draws import draw_until, num_examples
@@ -39,13 +39,17 @@ _EXAMPLES = 10
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
-class Counted(nn.Module):
-    """A net and the sizes its `forward` was called with; a trace calls it twice."""
+_SEEN: dict[int, int] = {}
+"""Traces by the `id` of a note; not in the note itself, where a count would be part of the model's state."""
 
-    def __init__(self, net: nn.Module, seen: list[Any]) -> None:
+
+class Counted(nn.Module):
+    """A net that counts how often it was traced; a trace runs it once without a tracer."""
+
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.note = _Note(seen)
+        self.note = _Note()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.note()
@@ -53,14 +57,11 @@ class Counted(nn.Module):
 
 
 class _Note:
-    """Counts calls in a list that copies of the net share."""
-
-    def __init__(self, seen: list[Any]) -> None:
-        self.seen = seen
+    """Counts the plain runs of traces for all copies of a net."""
 
     def __call__(self) -> None:
-        if not isinstance(_get_current_dispatch_mode(), LiveBytes):  # that projects memory, and is no trace
-            self.seen.append(1)
+        if isinstance(_get_current_function_mode(), ReadMode):
+            _SEEN[id(self)] = _SEEN.get(id(self), 0) + 1
 
     def __deepcopy__(self, memo: Any) -> _Note:
         return self
@@ -68,8 +69,9 @@ class _Note:
 
 def counted(net: nn.Module) -> tuple[Counted, Callable[[], int]]:
     """The net, counting, and the number of traces so far."""
-    seen: list[Any] = []
-    return Counted(net, seen), lambda: len(seen) // 2
+    net = Counted(net)
+    _SEEN[id(net.note)] = 0
+    return net, lambda: _SEEN[id(net.note)]
 
 
 def source_of_last(streamed: streamplan.StreamedModule) -> str:
@@ -384,7 +386,7 @@ def test_a_net_that_looks_at_the_size_only_where_it_is_not_traced() -> None:
     """The trace would miss the read; the plain run it is compared with does not."""
 
     def between(net: Any, x: Tensor) -> Tensor:
-        return torch.tanh(x) if not hasattr(x, "tracer") and x.shape[-1] > 45 else x * 2
+        return torch.tanh(x) if not hasattr(x, "recorder") and x.shape[-1] > 45 else x * 2
 
     model = randomize_(Sized(between).double().eval(), 2)
     streamed = streamplan.compile(model, (1, 3, 29, 23), 12)

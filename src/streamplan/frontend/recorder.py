@@ -206,13 +206,13 @@ class Recorder(ABC):
                     "return the tensor, and pass it to the next call",
                 )
             return tensor.ref
-        if id(tensor) not in self._skeleton.tensor_paths:
+        if id(tensor) not in self._skeleton.references:
             raise self.foreign_tensor(tensor)
-        return self._owned(tensor)
+        return self._skeleton.references[id(tensor)]
 
     def _owned(self, tensor: torch.Tensor) -> Any:
-        path = self._skeleton.tensor_paths.get(id(tensor), "")
-        return OwnedRef(path, tuple(tensor.shape), tensor.dtype)
+        known = self._skeleton.references.get(id(tensor))
+        return OwnedRef("", tuple(tensor.shape), tensor.dtype) if known is None else known
 
     def _members(self, module: nn.Module) -> Any:
         """What a module holds; of what `torch.compile` made, the mode alone, since nobody looks into it."""

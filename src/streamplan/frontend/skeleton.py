@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from streamplan.errors import TracingError
+from streamplan.frontend.script import OwnedRef
 
 _ANY_MOMENTUM = 0.0
 """Of a BatchNorm that counts its batches instead, which takes data: a momentum changes neither shapes nor calls."""
@@ -41,6 +42,8 @@ class Skeleton:
     """`id` of each fake tensor to its attribute path; the first path for tied tensors."""
     tensors: dict[str, torch.Tensor]
     """Attribute path to fake tensor, for the same paths."""
+    references: dict[int, OwnedRef]
+    """`id` of each fake tensor to what stands for it in a script."""
 
 
 def make_skeleton(
@@ -160,7 +163,8 @@ def copy_with(model: nn.Module, replaced: Mapping[int, Any]) -> Skeleton:
         if id(tensor) not in tensor_paths:
             tensor_paths[id(tensor)] = path
             tensors[path] = tensor
-    return Skeleton(root, tensor_paths, tensors)
+    references = {id(x): OwnedRef(path, tuple(x.shape), x.dtype) for path, x in tensors.items()}
+    return Skeleton(root, tensor_paths, tensors, references)
 
 
 def _copy_error(model: nn.Module, replaced: Mapping[int, Any], error: Exception) -> TracingError:
