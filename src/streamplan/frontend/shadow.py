@@ -72,9 +72,9 @@ class Shadow:
     def is_current(self, model: nn.Module, device: torch.device | None) -> bool:
         """Whether a shadow made now, for a device, would be the same."""
         modules = dict(model.named_modules())
-        if device != self.device or not _are_same(modules, self.modules):
+        if device != self.device or not are_same(modules, self.modules):
             return False
-        if not all(_are_same(vars(module), self.attributes[path]) for path, module in modules.items()):
+        if not all(are_same(vars(module), self.attributes[path]) for path, module in modules.items()):
             return False
         if tensors_token(model) != self.metadata or self.copied_token != identities(self.copied):
             return False
@@ -198,7 +198,7 @@ def _is_constant(value: Any) -> bool:
     return type(value) in _LEADING_NOWHERE or (type(value) is tuple and all(map(_is_constant, value)))
 
 
-def _are_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def are_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two mappings have the very same values under the same keys."""
     return one.keys() == other.keys() and all(map(is_, one.values(), map(other.__getitem__, one)))
 

@@ -15,6 +15,7 @@ gradients or autocast, or where the two runs differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +36,7 @@ from streamplan.frontend.leaves import TorchLeaves, is_compiled
 from streamplan.frontend.locations import error_location, place
 from streamplan.frontend.modes import AmbientModes, as_in_a_call, default_dtype, no_autocast
 from streamplan.frontend.patches import steady_execution
-from streamplan.frontend.python_state import PythonRandomness, seeding_refused
+from streamplan.frontend.python_state import PythonState, seeding_refused
 from streamplan.frontend.registered import is_registered_leaf
 from streamplan.frontend.replay import make_replayable
 from streamplan.frontend.results import ResultForm, flatten_result
@@ -43,7 +44,7 @@ from streamplan.frontend.script import Ambient, constants_of, input_metadata, is
 from streamplan.frontend.shadow import Shadow, tensors_token
 from streamplan.frontend.skeleton import Skeleton, copy_skeleton, make_skeleton
 from streamplan.frontend.tracer import GraphTracer
-from streamplan.frontend.write_back import refuse_kept, write_back
+from streamplan.frontend.write_back import refuse_kept, refuse_kept_outside, write_back
 
 
 def trace_model(
@@ -82,11 +83,12 @@ def trace_model(
     with torch.inference_mode(False), torch.enable_grad(), no_autocast(), default_dtype(), steady_execution():
         skeleton = make_skeleton(model, fake_mode, target)
         inputs = ExampleInputs(model, args, kwargs or {}, target or _device_of(skeleton))
-        run = _Run(skeleton, inputs, fake_mode, PythonRandomness.current(), _ambient(model, ()))
+        run = _Run(skeleton, inputs, fake_mode, PythonState.current(model), _ambient(model, ()))
         plain_skeleton = copy_skeleton(skeleton) if check else None
         tracer = GraphTracer(skeleton, AtenStream(), _leaf_rule(is_leaf))
-        with run.randomness.again(), seeding_refused():
+        with run.before.again(run.skeleton.root), seeding_refused():
             traced = _run_recorder(tracer, run)
+            refuse_kept_outside(run.before.outside, skeleton.root, constants_of(tracer.events))
         refuse_kept(skeleton.root, constants_of(tracer.events))
         return _finished(tracer, traced, run, plain_skeleton)
 
@@ -123,16 +125,22 @@ def guard_call(
         device = _device_of(shadow.skeleton)
         inputs = ExampleInputs(model, args, kwargs, device, like)
         ambient = _ambient(model, [input_metadata(x) for x in like if isinstance(x, torch.Tensor)], shadow.metadata)
-        run = _Run(shadow.skeleton, inputs, shadow.fake_mode, PythonRandomness.current(), ambient)
+        run = _Run(shadow.skeleton, inputs, shadow.fake_mode, PythonState.current(model), ambient)
         before, seeds = shadow.before_run(), torch.get_rng_state()
-        guard = GuardRun(shadow.skeleton, AtenStream(), _leaf_rule(None), traces, ambient)
-        traced = _run_recorder(guard, run)
+        is_leaf = _leaf_rule(None)
+        guard = GuardRun(shadow.skeleton, AtenStream(), is_leaf, traces, ambient)
+        try:
+            traced = _run_recorder(guard, run)
+        except Exception:
+            with suppress(TracingError):  # the plain net, too, is left as its error found it
+                write_back(shadow, before, constants_of(guard.events), is_leaf)
+            raise
         if not torch.equal(seeds, torch.get_rng_state()):  # the model has seeded, or another thread has drawn
-            with run.randomness.again(), seeding_refused():
+            with run.before.again(run.skeleton.root), seeding_refused():
                 run_plainly(copy_skeleton(shadow.skeleton_before(before)), inputs, shadow.fake_mode)
         known = guard.trace or next((trace for trace in traces if is_same_run(trace.events, guard.events)), None)
         skeleton = shadow.skeleton_before(before) if known is None else shadow.skeleton
-        write_back(shadow, before, constants_of(guard.events))
+        write_back(shadow, before, constants_of(guard.events), is_leaf)
         if known is not None:
             known.ambients.add(ambient)
             return known
@@ -148,7 +156,7 @@ class _Run:
     skeleton: Skeleton
     inputs: ExampleInputs
     fake_mode: FakeTensorMode
-    randomness: PythonRandomness
+    before: PythonState
     """Before the run."""
     ambient: Ambient
 
@@ -166,7 +174,7 @@ def _finished(tracer: GraphTracer, traced: Result, run: _Run, plain_skeleton: Sk
     if plain_skeleton is None:
         tracer.reads.give_up()
     else:
-        with run.randomness.again(), seeding_refused():
+        with run.before.again(run.skeleton.root), seeding_refused():
             plain = run_plainly(plain_skeleton, run.inputs, run.fake_mode)
         check_trace(tracer, traced, plain)
         if plain.reads != traced.reads:  # harmless at this size; at another the plain run may know better

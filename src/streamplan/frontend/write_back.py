@@ -18,8 +18,9 @@ from torch import nn
 from streamplan.errors import TracingError
 from streamplan.frontend.fake_proxy import FakeProxy
 from streamplan.frontend.locations import place
+from streamplan.frontend.outside import OutsideState
 from streamplan.frontend.script import InputRef, ResultRef
-from streamplan.frontend.shadow import TABLES, Place, Shadow, held_by, identities, leads_to_twin
+from streamplan.frontend.shadow import TABLES, Place, Shadow, are_same, held_by, identities, leads_to_twin
 
 IsConstant = Callable[[InputRef | ResultRef], bool]
 _MISSING = object()
@@ -41,17 +42,24 @@ def refuse_kept(root: nn.Module, is_constant: IsConstant) -> None:
                 raise _kept(module, (path, name))
 
 
-def write_back(shadow: Shadow, before: Mapping[Place, Any], is_constant: IsConstant) -> None:
+def write_back(
+    shadow: Shadow,
+    before: Mapping[Place, Any],
+    is_constant: IsConstant,
+    is_leaf: Callable[[nn.Module], bool],
+) -> None:
     """Bring the model into the state that a run has left its shadow in.
 
     Args:
         shadow: The shadow that was run.
         before: Copies of the mutable values from before the run.
         is_constant: Whether a traced value depends on no input, parameter, buffer or random number.
+        is_leaf: Which modules were called as one: these change when the program calls them, if it does.
 
     Raises:
         TracingError: The run has kept a tensor, or changed what leads to one; the model's containers are as before.
     """
+    _undo_leaves(shadow, is_leaf)
     try:
         _check_tables(shadow)
         _clear_shared(shadow, before, is_constant)
@@ -66,6 +74,18 @@ def write_back(shadow: Shadow, before: Mapping[Place, Any], is_constant: IsConst
         if changed:
             shadow.attributes[path] = dict(vars(shadow.modules[path]))
             shadow.twin_attributes[path] = dict(vars(shadow.twins[path]))
+
+
+def _undo_leaves(shadow: Shadow, is_leaf: Callable[[nn.Module], bool]) -> None:
+    """Put leaves, and what is inside them, into the state of before the run."""
+    leaf = "."
+    for path, twin in shadow.twins.items():  # what is inside a module follows it
+        if path.startswith(leaf) or (path and is_leaf(twin)):
+            leaf = leaf if path.startswith(leaf) else f"{path}."
+            attributes = vars(twin)
+            if not are_same(attributes, shadow.twin_attributes[path]):
+                attributes.clear()
+                attributes.update(shadow.twin_attributes[path])
 
 
 def _set(attributes: dict[str, Any], name: str, value: Any) -> None:
