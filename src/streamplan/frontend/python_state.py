@@ -1,7 +1,8 @@
-"""Python's random numbers, and torch's seeds, around a run of a model's code.
+"""Python's random numbers, what code keeps outside the model, and torch's seeds, around a run of a model's code.
 
-A model may draw from `random` and `numpy.random` in forward; each call then draws once, as in the plain net, and what
-compiling draws is put back. It may not seed torch there: a program draws its numbers in another order than the model.
+A model may draw from `random` and `numpy.random` in forward, and count in a global; each call then does so once, as in
+the plain net, and what compiling does is undone. It may not seed torch there: a program draws its numbers in another
+order than the model.
 """
 
 from __future__ import annotations
@@ -15,26 +16,29 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
 from streamplan.errors import TracingError
+from streamplan.frontend.outside import OutsideState
 
 _SEEDING = frozenset({"manual_seed", "seed", "set_state", "graphsafe_set_state", "set_offset"})
 """Methods of `torch.Generator` that change what it draws next, without drawing."""
 
 
 @dataclass(frozen=True, eq=False)
-class PythonRandomness:
-    """State of the generators of `random` and `numpy.random`."""
+class PythonState:
+    """State of the generators of `random` and `numpy.random`, and of what a model's code keeps outside the model."""
 
     of_random: Any
     of_numpy: Any
     """None if nothing has imported numpy."""
+    outside: OutsideState
 
     @classmethod
-    def current(cls) -> PythonRandomness:
+    def current(cls, model: nn.Module) -> PythonState:
         """The state they are in."""
         numpy = sys.modules.get("numpy.random")
-        return cls(random.getstate(), numpy.get_state() if numpy else None)
+        return cls(random.getstate(), numpy.get_state() if numpy else None, OutsideState.of(model))
 
     def set(self) -> None:
         """Put them into this state."""
@@ -42,11 +46,12 @@ class PythonRandomness:
         numpy = sys.modules.get("numpy.random")
         if numpy and self.of_numpy is not None:
             numpy.set_state(self.of_numpy)
+        self.outside.put_back()
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Inside the `with` block, they draw from this state on; afterwards they are as they were before it."""
-        after = PythonRandomness.current()
+    def again(self, model: nn.Module) -> Iterator[None]:
+        """Inside the `with` block, a model goes on from this state; afterwards all is as it was before the block."""
+        after = PythonState.current(model)
         self.set()
         try:
             yield

@@ -74,6 +74,8 @@ class Shadow:
         modules = dict(model.named_modules())
         if device != self.device or not are_same(modules, self.modules):
             return False
+        if any(type(module) is not type(self.twins[path]) for path, module in modules.items()):
+            return False
         if not all(are_same(vars(module), self.attributes[path]) for path, module in modules.items()):
             return False
         if tensors_token(model) != self.metadata or self.copied_token != identities(self.copied):

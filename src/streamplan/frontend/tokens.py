@@ -149,7 +149,7 @@ class Tokens:
         """Code, defaults, what it closes over, and the plain data of its module that it names."""
         code = unswitched(function).__code__
         cells = tuple(self._of_cell(cell) for cell in function.__closure__ or ())
-        named = {name: function.__globals__[name] for name in _names(code) & function.__globals__.keys()}
+        named = {name: function.__globals__[name] for name in names_in(code) & function.__globals__.keys()}
         data = tuple((name, self.of(item)) for name, item in sorted(named.items()) if _is_data(item))
         defaults = self.of(function.__defaults__), self.of(function.__kwdefaults__)
         return Same(code), defaults, cells, data
@@ -162,10 +162,10 @@ class Tokens:
 
 
 @functools.lru_cache(maxsize=1024)
-def _names(code: CodeType) -> frozenset[str]:
+def names_in(code: CodeType) -> frozenset[str]:
     """Names that a function, or one defined inside it, may read from its module."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return frozenset(code.co_names).union(*map(_names, inner))
+    return frozenset(code.co_names).union(*map(names_in, inner))
 
 
 def _is_data(value: Any) -> bool:

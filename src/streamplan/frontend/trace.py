@@ -127,20 +127,21 @@ def guard_call(
         ambient = _ambient(model, [input_metadata(x) for x in like if isinstance(x, torch.Tensor)], shadow.metadata)
         run = _Run(shadow.skeleton, inputs, shadow.fake_mode, PythonState.current(model), ambient)
         before, seeds = shadow.before_run(), torch.get_rng_state()
-        is_leaf = _leaf_rule(None)
-        guard = GuardRun(shadow.skeleton, AtenStream(), is_leaf, traces, ambient)
+        guard = GuardRun(shadow.skeleton, AtenStream(), _leaf_rule(None), traces, ambient)
         try:
             traced = _run_recorder(guard, run)
+            refuse_kept_outside(run.before.outside, model, constants_of(guard.events))
         except Exception:
+            run.before.outside.left_in(model)
             with suppress(TracingError):  # the plain net, too, is left as its error found it
-                write_back(shadow, before, constants_of(guard.events), is_leaf)
+                write_back(shadow, before, constants_of(guard.events))
             raise
         if not torch.equal(seeds, torch.get_rng_state()):  # the model has seeded, or another thread has drawn
             with run.before.again(run.skeleton.root), seeding_refused():
                 run_plainly(copy_skeleton(shadow.skeleton_before(before)), inputs, shadow.fake_mode)
         known = guard.trace or next((trace for trace in traces if is_same_run(trace.events, guard.events)), None)
         skeleton = shadow.skeleton_before(before) if known is None else shadow.skeleton
-        write_back(shadow, before, constants_of(guard.events), is_leaf)
+        write_back(shadow, before, constants_of(guard.events))
         if known is not None:
             known.ambients.add(ambient)
             return known

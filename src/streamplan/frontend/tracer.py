@@ -33,6 +33,7 @@ from streamplan.frontend.reads import Guard, ReadLog
 from streamplan.frontend.recorder import Recorder
 from streamplan.frontend.results import plain_containers
 from streamplan.frontend.script import Event, InputRef, ResultRef, make_template
+from streamplan.frontend.shadow import are_same
 from streamplan.frontend.skeleton import Skeleton
 from streamplan.frontend.tensor_uses import METADATA_METHODS, reads_spatial_size
 from streamplan.ir import SourceLocation
@@ -155,7 +156,7 @@ class GraphTracer(Recorder):
 
     def repeat_input(self, proxy: FakeProxy, fake: torch.Tensor) -> None:
         """Add a placeholder for a proxy that another recorder made."""
-        proxy.stand_for(self, self._placeholder(proxy.ref[0], fake), fake)
+        proxy.stand_for(self, self._placeholder(str(proxy.ref[0]), fake), fake)
 
     def repeat(self, event: Event, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Make a call, or a read, that the model made earlier in this run.
@@ -169,11 +170,16 @@ class GraphTracer(Recorder):
         self._repeated = event
         try:
             with self._execution(), (event.modes or self.state.modes).entered():
-                made = (self.read if event.kind == "read" else self.record)(*_called(event), args, kwargs)
+                made = self._make(event, args, kwargs)
         finally:
             self._repeated = None
         for old, new in zip(proxies_in(result), proxies_in(made), strict=True):
             old.stand_for(self, new.node, new.fake)
+
+    def _make(self, event: Event, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if event.kind == "read":
+            return self.read(event.target, args, kwargs)
+        return self.record(event.kind, event.target, args, kwargs)
 
     # -- executing ------------------------------------------------------------------------------------------------
 
@@ -196,7 +202,8 @@ class GraphTracer(Recorder):
             if event.kind == "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             if event.kind == "call_module":
-                return self._modules[target](*args, **kwargs)
+                with _attributes_kept(self._modules[target]):
+                    return self._modules[target](*args, **kwargs)
             return target(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             name = target if isinstance(target, str) else getattr(target, "__name__", repr(target))
@@ -229,7 +236,7 @@ class GraphTracer(Recorder):
         if path is None:
             raise self.foreign_tensor(tensor)
         if path not in self._attributes:
-            if "[" in path:
+            if not self._is_attribute(path, tensor):
                 raise self.error(
                     f"{path} is a tensor in a plain Python container",
                     "the graph refers to tensors by attribute path",
@@ -240,6 +247,15 @@ class GraphTracer(Recorder):
             record.carries_gradient = tensor.requires_grad
             self._attributes[path] = node
         return self._attributes[path]
+
+    def _is_attribute(self, path: str, tensor: torch.Tensor) -> bool:
+        """Whether a path leads to a tensor by attributes alone; names may look like items of containers."""
+        if "[" not in path:
+            return True
+        owner, _, name = path.rpartition(".")
+        module = self._modules.get(owner)
+        tables = () if module is None else (module._parameters, module._buffers, vars(module))
+        return any(table.get(name) is tensor for table in tables)
 
     # -- places ---------------------------------------------------------------------------------------------------
 
@@ -267,6 +283,14 @@ class GraphTracer(Recorder):
             )
 
 
-def _called(event: Event) -> tuple[Any, ...]:
-    """What `read`, or `record`, takes before the arguments."""
-    return (event.target,) if event.kind == "read" else (event.kind, event.target)
+@contextmanager
+def _attributes_kept(module: nn.Module) -> Iterator[None]:
+    """Undo what a module that is called as one sets in itself: the model's does so when the program calls it."""
+    before = [(inner, dict(vars(inner))) for inner in module.modules()]
+    try:
+        yield
+    finally:
+        for inner, attributes in before:
+            if not are_same(vars(inner), attributes):
+                vars(inner).clear()
+                vars(inner).update(attributes)

@@ -20,7 +20,7 @@ from streamplan.frontend.fake_proxy import FakeProxy
 from streamplan.frontend.locations import place
 from streamplan.frontend.outside import OutsideState
 from streamplan.frontend.script import InputRef, ResultRef
-from streamplan.frontend.shadow import TABLES, Place, Shadow, are_same, held_by, identities, leads_to_twin
+from streamplan.frontend.shadow import TABLES, Place, Shadow, held_by, identities, leads_to_twin
 
 IsConstant = Callable[[InputRef | ResultRef], bool]
 _MISSING = object()
@@ -42,24 +42,37 @@ def refuse_kept(root: nn.Module, is_constant: IsConstant) -> None:
                 raise _kept(module, (path, name))
 
 
-def write_back(
-    shadow: Shadow,
-    before: Mapping[Place, Any],
-    is_constant: IsConstant,
-    is_leaf: Callable[[nn.Module], bool],
-) -> None:
+def refuse_kept_outside(before: OutsideState, model: nn.Module, is_constant: IsConstant) -> None:
+    """Refuse a run that left a tensor outside the model: in a global, a closure, a default argument or a class.
+
+    Args:
+        before: What was there before the run; what the run has left is taken out again.
+        model: The model, or what was run in its place.
+        is_constant: Whether a value depends on no input, parameter, buffer or random number.
+
+    Raises:
+        TracingError: It did, and the tensor is not constant.
+    """
+    if not all(is_constant(proxy.ref) for proxy in before.left_in(model)):
+        raise TracingError(
+            "forward keeps a tensor outside the model",
+            where=type(model).__name__,
+            why="the program has its values tile by tile at most, so they cannot be kept as the plain net keeps them",
+            do="return the tensor, or make it outside forward",
+        )
+
+
+def write_back(shadow: Shadow, before: Mapping[Place, Any], is_constant: IsConstant) -> None:
     """Bring the model into the state that a run has left its shadow in.
 
     Args:
         shadow: The shadow that was run.
         before: Copies of the mutable values from before the run.
         is_constant: Whether a traced value depends on no input, parameter, buffer or random number.
-        is_leaf: Which modules were called as one: these change when the program calls them, if it does.
 
     Raises:
         TracingError: The run has kept a tensor, or changed what leads to one; the model's containers are as before.
     """
-    _undo_leaves(shadow, is_leaf)
     try:
         _check_tables(shadow)
         _clear_shared(shadow, before, is_constant)
@@ -74,18 +87,6 @@ def write_back(
         if changed:
             shadow.attributes[path] = dict(vars(shadow.modules[path]))
             shadow.twin_attributes[path] = dict(vars(shadow.twins[path]))
-
-
-def _undo_leaves(shadow: Shadow, is_leaf: Callable[[nn.Module], bool]) -> None:
-    """Put leaves, and what is inside them, into the state of before the run."""
-    leaf = "."
-    for path, twin in shadow.twins.items():  # what is inside a module follows it
-        if path.startswith(leaf) or (path and is_leaf(twin)):
-            leaf = leaf if path.startswith(leaf) else f"{path}."
-            attributes = vars(twin)
-            if not are_same(attributes, shadow.twin_attributes[path]):
-                attributes.clear()
-                attributes.update(shadow.twin_attributes[path])
 
 
 def _set(attributes: dict[str, Any], name: str, value: Any) -> None:
