@@ -23,7 +23,7 @@ from torch import nn
 from streamplan.api.collection import paused_collection
 from streamplan.api.executable import Executable, build_executable, tensors_in_order
 from streamplan.api.forecasting import complete, settle
-from streamplan.api.guards import check_call, check_hooks, in_modes
+from streamplan.api.guards import check_call, check_global_hooks, check_hooks, in_modes
 from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
 from streamplan.api.streamed import Streamed
@@ -92,6 +92,7 @@ class StreamedModule(Streamed, nn.Module):
         self.__executables: OrderedDict[TracedModel, Executable] = OrderedDict()
         self.__last_forward: tuple[Executable, RandomState, Mapping[str, bool]] | None = None
         self.__traces = TraceCache()
+        check_global_hooks()
         self.__planned: TracedModel | None = self.__traces.of_state(model, arguments, device or default_device(model))
         executable = self.__executables[self.__planned] = self._build(self.__planned, device, plan)
         self.__plan = executable.plan if plan is None else _with_forecast(executable.plan, plan)
@@ -199,6 +200,7 @@ class StreamedModule(Streamed, nn.Module):
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Executable, list[torch.Tensor | Source]]:
         """The executable of a call that fits the plan, and its tensors; arguments are bound already."""
+        check_global_hooks()
         arguments, tensors = CallArguments.of_tensors(args, kwargs), tensors_in_order(args, kwargs)
         with self.__lock:
             if self.__guard == "full":
@@ -262,7 +264,7 @@ class StreamedModule(Streamed, nn.Module):
 
     def __getattribute__(self, name: str) -> Any:
         """As usual, but for `torch.func.functional_call`, which looks for the model's modules and gets them alone."""
-        if name in vars(StreamedModule) and sys._getframe(1).f_globals.get("__name__") == _MEMBER_ACCESS:
+        if name in _OWN_NAMES and sys._getframe(1).f_globals.get("__name__") == _MEMBER_ACCESS:
             return super().__getattr__(name)
         return super().__getattribute__(name)
 
@@ -380,6 +382,10 @@ class StreamedModule(Streamed, nn.Module):
 def _is_of(plan: Plan, traced: TracedModel) -> bool:
     """Whether a plan was made from such a trace."""
     return plan.arguments == traced.arguments and plan.fingerprint == traced.fingerprint
+
+
+_OWN_NAMES = frozenset(dir(StreamedModule)) - frozenset(dir(nn.Module))
+"""What streamed modules have by these names hides what the model has."""
 
 
 def _with_forecast(made: Plan, given: Plan) -> Plan:
