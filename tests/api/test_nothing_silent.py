@@ -304,3 +304,26 @@ def test_device_moved_after_compile(image: Tensor) -> None:
     expected = model(image)
     streamed.cuda()
     torch.testing.assert_close(streamed(image.cuda()).cpu(), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hook_on_all_modules(kind: str, image: Tensor) -> None:
+    model = Local().double()
+    streamed = streamplan.compile(model, SIZE, TILE)
+    register = getattr(nn.modules.module, f"register_module_{kind}")
+    handle = register(lambda *arguments: None)
+    try:
+        with pytest.raises(HookError, match="all modules"):
+            streamed(image)
+        with pytest.raises(HookError, match="all modules"):
+            streamplan.compile(model, SIZE, TILE)
+    finally:
+        handle.remove()
+    assert not differs(streamed(image), model(image))
+
+
+def test_hooks_of_torchs_own_counters_may_run(image: Tensor) -> None:
+    streamed = streamplan.compile(Local().double(), SIZE, TILE)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        streamed(image)
+    assert counter.get_total_flops() > 0

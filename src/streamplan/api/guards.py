@@ -16,12 +16,14 @@ from streamplan.api.requests import check_tensors
 from streamplan.dtypes import in_precision, is_differentiable
 from streamplan.errors import HookError, InputMismatchError
 from streamplan.frontend.containers import by_place, leaves
+from streamplan.frontend.leaves import is_of_torch
 from streamplan.images import Source
 from streamplan.ir import TensorSpec
 from streamplan.planning import Plan
 from streamplan.planning.model import default_device, default_dtype
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{kind}" for kind in _HOOKS)
 _CALL = "call the streamed module with inputs like those it was compiled for"
 
 
@@ -51,6 +53,23 @@ def check_hooks(model: nn.Module, resident_modules: frozenset[str], streamed_mod
                 else "the resident part calls the layers inside this module, not the module",
                 do=_remedy(getattr(module, kinds[0]).values()),
             )
+
+
+def check_global_hooks() -> None:
+    """Refuse hooks on all modules at once; torch's own, which count, are let be.
+
+    Raises:
+        HookError: There is one.
+    """
+    for kind in _GLOBAL_HOOKS:
+        for hook in getattr(torch.nn.modules.module, kind).values():
+            if not is_of_torch(getattr(hook, "__func__", hook)):
+                raise HookError(
+                    "a hook on all modules would not run for those that are streamed",
+                    where=f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', hook)}",
+                    why="the streamed program runs the operations of modules tile by tile and calls no module",
+                    do="remove the hook while the streamed module runs, or use streamed.disabled()",
+                )
 
 
 def _remedy(hooks: Iterable[object]) -> str:

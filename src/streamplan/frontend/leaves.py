@@ -47,7 +47,7 @@ class TorchLeaves:
             return False
         if cls not in self._are_as_written:
             self._are_as_written[cls] = all(map(is_of_torch, _functions(cls)))
-        return self._are_as_written[cls] and not any(name in vars(module) for name in _methods(cls))
+        return self._are_as_written[cls] and not any(name in vars(module) for name in _methods(cls))  # type: ignore[arg-type]
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from torch import nn
 from torch._dynamo import eval_frame
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import _symbolic_trace as fx_trace
+from torch.utils._python_dispatch import _disable_current_modes
 
 from streamplan.frontend.leaves import TorchLeaves
 from streamplan.frontend.registered import registered_functions_patched
@@ -41,6 +42,7 @@ _FUNCTION_APPLY = Code(_APPLY.__func__)
 _CHECKPOINT_GENERATOR = Code(torch.utils.checkpoint._checkpoint_without_reentrant_generator)
 _COMPILER_CALLBACK = Code(eval_frame._callback_from_stance)
 _SCRIPT_CALL = Attribute(torch.jit.ScriptFunction, "__call__")
+_CALL_IMPL = nn.Module._call_impl
 _IS_LOGGED = Attribute(logging.getLogger("torch._subclasses.fake_tensor"), "isEnabledFor")
 _MAX_KNOWN_CALLS = 2048
 """Calls on fake tensors, of 2 KiB each, whose results torch may remember; a net of 100 layers makes some 300."""
@@ -102,10 +104,11 @@ def layers_unseen(mode: ReadMode, root: nn.Module) -> Iterator[None]:
     """Keep what torch's own layers of a copy of a model do inside out of a log of reads."""
 
     def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        with mode.suspended():
-            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        with mode.suspended() if is_torch_leaf(module) else nullcontext():
+            return enter_module(module, *args, **kwargs)
 
-    with _calls_replaced(list(filter(TorchLeaves(), root.modules())), call):
+    is_torch_leaf = TorchLeaves()
+    with _calls_replaced(list(root.modules()), call):
         yield
 
 
@@ -116,7 +119,8 @@ def steady_execution() -> Iterator[None]:
     A TorchScript function optimises itself from call to call, so that two runs would differ, and no tracer sees what
     it does; the Python function it was made from is called instead. What `torch.compile` made runs as the Python it was
     made from: nothing is compiled for fake tensors. Fake tensors log errors that are raised, with their place, all the
-    same. What torch remembers of calls on them is bounded.
+    same. What torch remembers of calls on them is bounded. Modes of the caller, such as a counter of operations, do not
+    see them.
     """
 
     def call_script(original: Callable[..., Any], function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -128,6 +132,7 @@ def steady_execution() -> Iterator[None]:
         stack.enter_context(switched(_COMPILER_CALLBACK, lambda original, callback: None))
         stack.enter_context(switched(_IS_LOGGED, lambda original, level: False))
         stack.callback(_forget_calls)
+        stack.enter_context(_disable_current_modes())
         yield
 
 
@@ -174,9 +179,17 @@ def _calls_replaced(modules: Collection[nn.Module], call: Callable[..., Any]) ->
             vars(module).pop("_compiled_call_impl", None)
 
 
+def enter_module(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a module of a copy of a model; hooks on all modules are for those of the model alone."""
+    is_hooked = any(vars(module).get(kind) for kind in ("_forward_hooks", "_forward_pre_hooks"))
+    is_exchanged = "_call_impl" in vars(module) or type(module)._call_impl is not _CALL_IMPL
+    call = module._call_impl if is_hooked or is_exchanged else module.forward
+    return call(*args, **kwargs)
+
+
 def _call_module(recorder: Recorder, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
     if recorder.executing:
-        return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return enter_module(module, *args, **kwargs)
     return recorder.call_module(module, args, kwargs)
 
 

@@ -20,7 +20,7 @@ from streamplan.frontend.fake_proxy import OPERATORS, FakeProxy, TracingMode
 from streamplan.frontend.leaves import is_compiled, plain_class
 from streamplan.frontend.locations import place, user_location
 from streamplan.frontend.modes import AmbientModes
-from streamplan.frontend.patches import tracing_patches
+from streamplan.frontend.patches import enter_module, tracing_patches
 from streamplan.frontend.script import OwnedRef
 from streamplan.frontend.skeleton import Skeleton
 from streamplan.frontend.tensor_uses import (
@@ -137,7 +137,7 @@ class Recorder(ABC):
             if path and self._is_leaf(module):  # the model itself is traced into: a node cannot be its own graph
                 out = self.record("call_module", path, args, kwargs)
             else:
-                out = module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+                out = enter_module(module, *args, **kwargs)
         except Exception as error:
             if self.state.failure is None or self.state.failure[0] is not error:
                 self.state.failure = (error, *self.state.stack[-1])
