@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 from matplotlib import _pylab_helpers
+from matplotlib.text import Text
+from torch import nn
 
 import streamplan
+from streamplan import plot
+from streamplan.ir import escaped
 from streamplan.plot import draw_depth, draw_tiles
 from streamplan.plot.figures import byte_axis, new_figure, set_heading
 from tests.plot.plans import classifier
@@ -62,3 +67,19 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"pip install 'streamplan\[plot\]'") as caught:
         importlib.import_module("streamplan.plot")
     assert isinstance(caught.value, streamplan.StreamPlanError)
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "$x", "a\nb", "{x}", "[/b]"])
+def test_names_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    """A dollar sign begins no formula; one that cannot be read would fail."""
+    model = type(name, (nn.Sequential,), {})()
+    for number in range(3):
+        model.add_module(f"{name}{number}", nn.Conv2d(3, 3, 3, stride=1 + number % 2))
+    size, path = (1, 3, 40, 40), tmp_path / "x.png"
+    plan = streamplan.plan(model, size, 16)
+    plot.save_tiles(plan, path)
+    plot.save_memory(plan, path)
+    plot.save_depth(model, size, path)
+    plot.save_pareto_front(model, size, path)
+    figure = plot.draw_depth(model, size)
+    assert any(text.get_text().startswith(escaped(name).replace("$", "\\$")) for text in figure.findobj(Text))

@@ -24,6 +24,7 @@ from streamplan.plot.figures import (
     byte_axis,
     extents_text,
     new_figure,
+    plain_text,
     save_figure,
     set_heading,
     shorten,
@@ -158,4 +159,4 @@ def _name_cuts(axes: Axes, cuts: Sequence[CutCandidate]) -> None:
 def cut_name(candidate: CutCandidate) -> str:
     """The module that computes a cut, with the number of further values."""
     more = f" +{len(candidate.values) - 1}" if len(candidate.values) > 1 else ""
-    return (candidate.module_path or candidate.values[-1]) + more
+    return plain_text(candidate.module_path or candidate.values[-1]) + more

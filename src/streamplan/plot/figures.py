@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from streamplan.ir import escaped
 from streamplan.planning.text import format_bytes
 
 DPI = 110
@@ -39,6 +40,11 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
+def plain_text(text: str) -> str:
+    """Text with names in it, as it is: on one line, and no formula between dollar signs."""
+    return escaped(text).replace("$", r"\$")
+
+
 def set_heading(figure: Figure, title: str, below: str, legend: Sequence[Artist] = ()) -> None:
     """A title at the top left, what is told in small print under it, and a legend at the bottom; room is made for them.
 
@@ -49,7 +55,7 @@ def set_heading(figure: Figure, title: str, below: str, legend: Sequence[Artist]
         legend: Artists with labels; none for a figure whose legend stands elsewhere.
     """
     width, height = figure.get_size_inches()
-    lines = wrap(below, int(width / _CHARACTER))
+    lines = wrap(plain_text(below), int(width / _CHARACTER))
     room = _MARGIN + _TITLE + _LINE * len(lines)
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
@@ -61,7 +67,7 @@ def set_heading(figure: Figure, title: str, below: str, legend: Sequence[Artist]
             handles=legend, loc="lower left", bbox_to_anchor=(left, _MARGIN / height), borderaxespad=0, borderpad=0,
             fontsize=SMALL, frameon=False, labelcolor=INK, labelspacing=0.5,
         )  # fmt: skip
-    figure.text(left, top, title, ha="left", va="top", fontsize=LARGE, color=INK)
+    figure.text(left, top, plain_text(title), ha="left", va="top", fontsize=LARGE, color=INK)
     figure.text(
         left, top - _TITLE / height, "\n".join(lines),
         ha="left", va="top", fontsize=SMALL, color=GREY, linespacing=1.3,

@@ -29,6 +29,7 @@ from streamplan.plot.figures import (
     byte_axis,
     extents_text,
     new_figure,
+    plain_text,
     save_figure,
     set_heading,
     shorten,
@@ -73,7 +74,7 @@ def draw_pareto_front(model: nn.Module, input_size: Any = None, **options: Any) 
     axes = figure.add_subplot()
     known = {candidate.values: place for place, candidate in enumerate(plan.cuts)}
     names = {candidate.values: cut_name(candidate) for candidate in plan.cuts}
-    names = {point.cut: names.get(point.cut, ", ".join(point.cut)) for point in points}
+    names = {point.cut: names.get(point.cut, plain_text(", ".join(point.cut))) for point in points}
     cuts = sorted({point.cut for point in points}, key=lambda cut: known.get(cut, len(known)))
     colours = {cut: _colour(place, len(cuts)) for place, cut in enumerate(cuts)}
     _draw_points(axes, points, colours, plain_bytes)

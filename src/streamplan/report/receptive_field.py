@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from streamplan.analysis.fields import AxisField, Sides
+from streamplan.ir import escaped
 
 Method = Literal["analytic", "probe", "both"]
 """How the numbers were found: by interval arithmetic, by averaging kernels, or by both, compared at every step."""
@@ -94,7 +95,7 @@ class ReceptiveFieldReport:
 def _text(report: ReceptiveFieldReport) -> Iterator[str]:
     shown = _telling(report)
     size = f"({', '.join(map(str, report.input_size))})"
-    yield f"{report.model}: receptive field and tile overlap, in samples and positions per axis"
+    yield f"{escaped(report.model)}: receptive field and tile overlap, in samples and positions per axis"
     yield f"  input {size}, tile {_by(report.tile_size)}; by {_METHODS[report.method]}"
     yield ""
     yield from _table(report, shown)
@@ -162,4 +163,5 @@ def _by(extents: tuple[int, ...]) -> str:
 
 
 def _shorten(text: str, width: int) -> str:
+    text = escaped(text)
     return text if len(text) <= width else "..." + text[3 - width :]

@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from streamplan.ir import escaped
+
 _NAME_WIDTH = 32
 """Columns for the name of an activation."""
 
@@ -71,6 +73,7 @@ def spread(x: Tensor) -> tuple[str, str]:
 
 def shortened(name: str) -> str:
     """The end of a name that is too long for its column."""
+    name = escaped(name)
     return name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH :]
 
 
