@@ -52,7 +52,7 @@ class Settings:
 
 
 FULL = Settings(512, 8, 512, 32, 32, 10, 0, Schedule(num_epochs=8, learning_rate=3e-4))
-QUICK = Settings(256, 4, 16, 8, 4, 1, 0, Schedule(num_epochs=1))
+QUICK = Settings(256, 4, 12, 6, 2, 1, 0, Schedule(num_epochs=1))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Settings:
 
 
 FULL = Settings(512, 8, 128, 32, 128, 32, (0, 1), Schedule(num_epochs=8))
-QUICK = Settings(256, 4, 32, 8, 16, 8, (0,), Schedule(num_epochs=2))
+QUICK = Settings(256, 4, 16, 4, 8, 4, (0,), Schedule(num_epochs=2))
 
 
 @dataclass(frozen=True)

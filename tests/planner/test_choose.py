@@ -49,16 +49,16 @@ def kept_search(name: str) -> Search:
     return search(name)
 
 
-WHOLE_FRONTS = [
+SEARCHED = [
     pytest.param("resnet18", marks=pytest.mark.more),
     "vgg11_bn",
     pytest.param("unet", marks=pytest.mark.more),
 ]
-"""Nets all of whose candidates are projected."""
+"""Nets of tests that project many candidates."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WHOLE_FRONTS)
+@pytest.mark.parametrize("name", SEARCHED)
 def test_estimates_are_close_enough_to_leave_candidates_out(name: str) -> None:
     """A candidate is not projected if the budget is below that share of its estimate."""
     for point in kept_search(name).front:
@@ -67,7 +67,7 @@ def test_estimates_are_close_enough_to_leave_candidates_out(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WHOLE_FRONTS)
+@pytest.mark.parametrize("name", SEARCHED)
 def test_a_candidate_is_left_out_only_if_it_takes_too_much(name: str) -> None:
     """Most are left out without a whole projection."""
     for point in kept_search(name).front:
@@ -99,7 +99,7 @@ def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: st
         assert fast <= slow
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.more), "vgg11_bn", "unet"])
+@pytest.mark.parametrize("name", SEARCHED)
 def test_least_budget_is_exact_and_the_plan_runs_within_it(name: str) -> None:
     model, (_, size) = kept_search(name).question.model, NETS[name]
     with pytest.raises(InfeasibleBudgetError) as refusal:
