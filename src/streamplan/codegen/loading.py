@@ -32,12 +32,13 @@ class LoadedProgram:
 def load_program(program: Program) -> LoadedProgram:
     """Compile the text under a name of its own and register its lines for tracebacks, as long as its functions live.
 
-    The name holds a hash of the text, so two programs never share one and equal programs do.
+    The name holds a hash of the text, so two programs never share one and equal programs do. The functions are taken out
+    of their own globals, else only a search for cycles would find that a program is gone.
     """
     listing = _listing(program.source)
     namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals, "__listing__": listing}
     exec(_renamed(_compiled(program.code), listing.filename), namespace)
-    return LoadedProgram(program, *(namespace[name] for name in ("prologue", "derive", "tile", "head")))
+    return LoadedProgram(program, *(namespace.pop(name) for name in ("prologue", "derive", "tile", "head")))
 
 
 class _Listing:
