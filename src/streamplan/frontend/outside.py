@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from streamplan.frontend.fake_proxy import FakeProxy
 from streamplan.frontend.switches import unswitched
@@ -107,8 +108,8 @@ class OutsideState:
             if only(name.get()):
                 name.set(_own(value))
 
-    def left_in(self, model: nn.Module) -> list[FakeProxy]:
-        """Take out the traced values that a run has left there since, and return them."""
+    def left_in(self, model: nn.Module) -> list[FakeTensor | FakeProxy]:
+        """Take out the tensors without data that a run has left there since, and return them."""
         if not (self.names or self.contents):
             return []
         left = _traced(OutsideState.of(model))
@@ -123,29 +124,28 @@ def _is_left(value: Any) -> bool:
     return next(_traced_in(value), None) is not None
 
 
-def _traced(state: OutsideState) -> list[FakeProxy]:
+def _traced(state: OutsideState) -> list[FakeTensor | FakeProxy]:
     values = (*(value for _, value in state.names), *(value for value, _ in state.contents))
-    return [proxy for value in values for proxy in _traced_in(value)]
+    return [tensor for value in values for tensor in _traced_in(value)]
 
 
-def _traced_in(value: Any) -> Iterator[FakeProxy]:
-    """A traced value, or those that a container or object holds itself."""
-    if isinstance(value, FakeProxy):
+def _traced_in(value: Any) -> Iterator[FakeTensor | FakeProxy]:
+    """A tensor without data, or those that a container or object holds itself."""
+    if isinstance(value, FakeTensor | FakeProxy):
         yield value
     elif not isinstance(value, torch.Tensor | type | ModuleType):
         held = [*_cached(value)] if isinstance(value, _CACHE) else [*getattr(value, "__dict__", {}).values()]
         held += value.values() if isinstance(value, dict) else ()
         held += value if isinstance(value, list | set | deque | tuple) else ()
         for item in held:
-            yield from _traced_in(item) if isinstance(item, FakeProxy | tuple) else ()
+            yield from _traced_in(item) if isinstance(item, torch.Tensor | tuple) else ()
 
 
 def _cached(cache: Any) -> Iterator[Any]:
-    """Results that a function decorated with `lru_cache` remembers."""
-    for table in gc.get_referents(cache):
-        for item in table.values() if isinstance(table, dict) else ():
-            yield item
-            yield from gc.get_referents(item) if type(item).__name__ == "_lru_list_elem" else ()
+    """Results that a function decorated with `lru_cache` remembers, among other things."""
+    for item in gc.get_referents(cache):
+        yield item
+        yield from item.values() if isinstance(item, dict) else ()
 
 
 @dataclass(frozen=True, eq=False)

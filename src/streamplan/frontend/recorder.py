@@ -27,6 +27,7 @@ from streamplan.frontend.tensor_uses import (
     METADATA_METHODS,
     REFUSED_METHODS,
     TENSOR_PROPERTIES,
+    VALUE_METHODS,
     is_mark,
     is_tensor_method,
     property_name,
@@ -123,6 +124,8 @@ class Recorder(ABC):
             return self.record("call_function", func, args, kwargs)
         if name in METADATA_METHODS:
             return self.read(name, args, kwargs)
+        if name in VALUE_METHODS:
+            raise self.error(f"{name} needs the values of a tensor", "a plan is made from sizes alone")
         if name in REFUSED_METHODS:
             raise self.error(f"Tensor.{name} is called on a traced value", "it would have no effect later")
         if name in OPERATORS:

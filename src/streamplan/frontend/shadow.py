@@ -82,6 +82,11 @@ class Shadow:
             return False
         return not any(map(leads_to_twin, self.shared.values()))
 
+    def changed_paths(self) -> frozenset[str]:
+        """Modules whose attributes a run has set."""
+        twins = self.twins.items()
+        return frozenset(path for path, twin in twins if not are_same(vars(twin), self.twin_attributes[path]))
+
     def before_run(self) -> dict[Place, Any]:
         """Copies of the mutable values that a run may change; what cannot be copied is left out."""
         copies = {}

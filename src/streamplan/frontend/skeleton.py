@@ -73,7 +73,7 @@ def make_fakes(
     Raises:
         TracingError: The model has parameters that are not initialised yet.
     """
-    tensors = {id(tensor): (path, tensor) for path, tensor in _walk_tensors(model)}
+    tensors = {id(tensor): (path, tensor) for path, tensor in walk_tensors(model)}
     return {key: fake_like(path, tensor, fake_mode, device) for key, (path, tensor) in tensors.items()}
 
 
@@ -84,7 +84,7 @@ def meta_skeleton(model: nn.Module) -> nn.Module:
 
 def copy_skeleton(skeleton: Skeleton) -> Skeleton:
     """Copy a skeleton's modules; its fake tensors are shared with the copy."""
-    return copy_with(skeleton.root, {id(tensor): tensor for _, tensor in _walk_tensors(skeleton.root)})
+    return copy_with(skeleton.root, {id(tensor): tensor for _, tensor in walk_tensors(skeleton.root)})
 
 
 def fake_like(
@@ -115,7 +115,7 @@ def fake_like(
         return fake.requires_grad_() if tensor.requires_grad else fake
 
 
-def _walk_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def walk_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors the model's modules hold, with their paths; a tied one on each of its paths."""
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
@@ -159,7 +159,7 @@ def copy_with(model: nn.Module, replaced: Mapping[int, Any]) -> Skeleton:
             module.momentum = _ANY_MOMENTUM
     tensors: dict[str, torch.Tensor] = {}
     tensor_paths: dict[int, str] = {}
-    for path, tensor in _walk_tensors(root):
+    for path, tensor in walk_tensors(root):
         if id(tensor) not in tensor_paths:
             tensor_paths[id(tensor)] = path
             tensors[path] = tensor

@@ -29,6 +29,9 @@ TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data", "gr
 REFUSED_METHODS = frozenset({"register_hook", "retain_grad", "register_post_accumulate_grad_hook", "backward"})
 """Methods whose effect a graph cannot express."""
 
+VALUE_METHODS = frozenset({"numpy", "__array__", "__dlpack__", "data_ptr"})
+"""Methods that hand a tensor's memory to other code."""
+
 _MIN_SPATIAL_RANK = 3
 _FIRST_SPATIAL_DIM = 2
 
@@ -39,8 +42,11 @@ def depends_on_sizes_alone(name: str) -> bool:
 
 
 def is_mark(func: Any) -> bool:
-    """Whether a torch function marks a range for a profile, and computes nothing."""
-    return getattr(func, "__module__", "") == "torch._ops.profiler"
+    """Whether a torch function computes nothing: it marks a range for a profile, or switches gradients on or off.
+
+    The switches are compared at each call, so that switching them is no use of a tensor.
+    """
+    return func is torch._C._set_grad_enabled or getattr(func, "__module__", "") == "torch._ops.profiler"
 
 
 def is_tensor_method(func: Any, name: str) -> bool:

@@ -29,10 +29,11 @@ from streamplan.frontend.check import Result, check_trace, run_plainly
 from streamplan.frontend.factories import free_factories
 from streamplan.frontend.facts import Trace
 from streamplan.frontend.fake_proxy import FakeProxy
+from streamplan.frontend.fixed import Fixed, check_settings
 from streamplan.frontend.guard_run import GuardRun
 from streamplan.frontend.inplace import drop_unused_reads, functionalize
 from streamplan.frontend.inputs import ExampleInputs
-from streamplan.frontend.leaves import TorchLeaves, is_compiled
+from streamplan.frontend.leaves import TorchLeaves, check_functional, is_compiled
 from streamplan.frontend.locations import error_location, place
 from streamplan.frontend.modes import AmbientModes, as_in_a_call, default_dtype, no_autocast
 from streamplan.frontend.patches import steady_execution
@@ -78,18 +79,20 @@ def trace_model(
     """
     if not isinstance(model, nn.Module):
         raise ModelTypeError(f"a model must be an nn.Module, not {type(model).__name__}")
+    check_functional()
     target = _checked_device(device)
     fake_mode = FakeTensorMode()
     with torch.inference_mode(False), torch.enable_grad(), no_autocast(), default_dtype(), steady_execution():
         skeleton = make_skeleton(model, fake_mode, target)
         inputs = ExampleInputs(model, args, kwargs or {}, target or _device_of(skeleton))
-        run = _Run(skeleton, inputs, fake_mode, PythonState.current(model), _ambient(model, ()))
+        run = _Run(skeleton, inputs, fake_mode, PythonState.current(model), Fixed.of(skeleton), _ambient(model, ()))
         plain_skeleton = copy_skeleton(skeleton) if check else None
         tracer = GraphTracer(skeleton, AtenStream(), _leaf_rule(is_leaf))
         with run.before.again(run.skeleton.root), seeding_refused():
             traced = _run_recorder(tracer, run)
+            run.fixed.check(skeleton)
             refuse_kept_outside(run.before.outside, skeleton.root, constants_of(tracer.events))
-        refuse_kept(skeleton.root, constants_of(tracer.events))
+        refuse_kept(skeleton.root, model, constants_of(tracer.events))
         return _finished(tracer, traced, run, plain_skeleton)
 
 
@@ -121,15 +124,19 @@ def guard_call(
         TracingError: The model cannot be traced, or keeps a tensor from one call to the next.
         TraceMismatchError: The model does something else each time it is run.
     """
+    check_functional()
     with as_in_a_call(), default_dtype(), steady_execution():
         device = _device_of(shadow.skeleton)
         inputs = ExampleInputs(model, args, kwargs, device, like)
         ambient = _ambient(model, [input_metadata(x) for x in like if isinstance(x, torch.Tensor)], shadow.metadata)
-        run = _Run(shadow.skeleton, inputs, shadow.fake_mode, PythonState.current(model), ambient)
+        python, fixed = PythonState.current(model), Fixed.of(shadow.skeleton)
+        run = _Run(shadow.skeleton, inputs, shadow.fake_mode, python, fixed, ambient)
         before, seeds = shadow.before_run(), torch.get_rng_state()
         guard = GuardRun(shadow.skeleton, AtenStream(), _leaf_rule(None), traces, ambient)
         try:
             traced = _run_recorder(guard, run)
+            run.fixed.check(shadow.skeleton)
+            check_settings(guard, guard.events, shadow.changed_paths())
             refuse_kept_outside(run.before.outside, model, constants_of(guard.events))
         except Exception:
             run.before.outside.left_in(model)
@@ -159,6 +166,8 @@ class _Run:
     fake_mode: FakeTensorMode
     before: PythonState
     """Before the run."""
+    fixed: Fixed
+    """Likewise."""
     ambient: Ambient
 
 
@@ -178,6 +187,8 @@ def _finished(tracer: GraphTracer, traced: Result, run: _Run, plain_skeleton: Sk
         with run.before.again(run.skeleton.root), seeding_refused():
             plain = run_plainly(plain_skeleton, run.inputs, run.fake_mode)
         check_trace(tracer, traced, plain)
+        check_settings(tracer, tracer.events)
+        run = replace(run, skeleton=plain_skeleton)  # its layers are set as they were called
         if plain.reads != traced.reads:  # harmless at this size; at another the plain run may know better
             tracer.reads.give_up()
     trace = _finish(tracer, run, traced.form)

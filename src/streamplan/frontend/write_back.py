@@ -2,8 +2,9 @@
 
 Attributes that the run has set or deleted are set or deleted; what it put into the model's own containers is there
 already. A tensor that the run has kept is refused, since it has no data: the plain net would find it in its next call,
-or its user after this one. Tensors that depend on nothing, such as a grid of positions, are left out instead: the next
-run makes the same ones.
+or its user after this one. Two kinds are not refused. Tensors that depend on nothing, such as a grid of positions, are
+left out: the next run makes the same ones. In lists and dicts of the model that held a tensor in the same place before,
+such as the heads of a DynUNet, a tensor on the meta device is put: whoever uses it is told that it has no data.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, MutableSet
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 
 from streamplan.errors import TracingError
@@ -21,24 +24,31 @@ from streamplan.frontend.locations import place
 from streamplan.frontend.outside import OutsideState
 from streamplan.frontend.script import InputRef, ResultRef
 from streamplan.frontend.shadow import TABLES, Place, Shadow, held_by, identities, leads_to_twin
+from streamplan.frontend.skeleton import walk_tensors
 
 IsConstant = Callable[[InputRef | ResultRef], bool]
 _MISSING = object()
 
 
-def refuse_kept(root: nn.Module, is_constant: IsConstant) -> None:
+def refuse_kept(root: nn.Module, model: nn.Module, is_constant: IsConstant) -> None:
     """Refuse a run that left a tensor in an attribute of a module, or in what such an attribute leads to.
 
     Args:
         root: The copy of the model that was run.
+        model: The model.
         is_constant: Whether a value depends on no input, parameter, buffer or random number.
 
     Raises:
         TracingError: It did.
     """
+    originals = dict(model.named_modules())
     for path, module in root.named_modules():
         for name, value in vars(module).items():
-            if name not in TABLES and not all(is_constant(proxy.ref) for proxy in _proxies(value)):
+            if name in TABLES or not _proxies(value):
+                continue
+            exchanged = _exchanged_items(vars(originals[path]).get(name) if path in originals else None, value)
+            left = value if not exchanged else [item for key, item in _items(value) if key not in exchanged]
+            if not all(is_constant(proxy.ref) for proxy in _proxies(left)):
                 raise _kept(module, (path, name))
 
 
@@ -53,7 +63,7 @@ def refuse_kept_outside(before: OutsideState, model: nn.Module, is_constant: IsC
     Raises:
         TracingError: It did, and the tensor is not constant.
     """
-    if not all(is_constant(proxy.ref) for proxy in before.left_in(model)):
+    if not all(isinstance(left, FakeProxy) and is_constant(left.ref) for left in before.left_in(model)):
         raise TracingError(
             "forward keeps a tensor outside the model",
             where=type(model).__name__,
@@ -74,19 +84,29 @@ def write_back(shadow: Shadow, before: Mapping[Place, Any], is_constant: IsConst
         TracingError: The run has kept a tensor, or changed what leads to one; the model's containers are as before.
     """
     try:
+        exchanged = _take_exchanged(shadow)
         _check_tables(shadow)
         _clear_shared(shadow, before, is_constant)
         changes = {path: _changes(shadow, path, is_constant) for path in shadow.twins}
     except TracingError:
         _restore(shadow, before)
         raise
-    originals = {id(twin): shadow.modules[path] for path, twin in shadow.twins.items()}
+    originals = _originals(shadow) if any(map(_leads, chain(*(c.values() for c in changes.values())))) else {}
     for path, changed in changes.items():
         for name, value in changed.items():
             _set(vars(shadow.modules[path]), name, copy.deepcopy(value, dict(originals)) if _leads(value) else value)
         if changed:
             shadow.attributes[path] = dict(vars(shadow.modules[path]))
             shadow.twin_attributes[path] = dict(vars(shadow.twins[path]))
+    for container, key, tensor in exchanged:
+        with torch._C.DisableTorchFunctionSubclass():
+            container[key] = torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
+
+
+def _originals(shadow: Shadow) -> dict[int, Any]:
+    """The model's modules and tensors, by the `id` of what stands for them in a shadow."""
+    tensors = {id(shadow.fakes[id(tensor)]): tensor for _, tensor in walk_tensors(shadow.modules[""])}
+    return {**tensors, **{id(twin): shadow.modules[path] for path, twin in shadow.twins.items()}}
 
 
 def _set(attributes: dict[str, Any], name: str, value: Any) -> None:
@@ -142,6 +162,35 @@ def _check_tables(shadow: Shadow) -> None:
     for (where, token), (_, before) in zip(now, shadow.copied_twins, strict=True):
         if token != before:
             raise _kept(shadow.modules[where[0]], where)
+
+
+def _take_exchanged(shadow: Shadow) -> list[tuple[Any, Any, FakeProxy]]:
+    """Take the tensors of the run out of the places where the model's lists and dicts had tensors before.
+
+    Returns:
+        The list or dict of the model, the place in it, and the tensor.
+    """
+    found = []
+    for (path, name), original in shadow.copied.items():
+        value = vars(shadow.twins[path]).get(name)
+        for key in _exchanged_items(original, value):
+            found.append((original, key, value[key]))
+            value[key] = shadow.fakes[id(original[key])]
+    return found
+
+
+def _exchanged_items(before: Any, now: Any) -> list[Any]:
+    """Places of a list or dict that hold a traced value now, and held a tensor before."""
+    if type(before) is not type(now) or not isinstance(now, list | dict) or len(before) != len(now):
+        return []
+    places = dict(_items(before))
+    return [
+        key for key, item in _items(now) if isinstance(item, FakeProxy) and isinstance(places.get(key), torch.Tensor)
+    ]
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items() if isinstance(value, dict) else enumerate(value))
 
 
 def _proxies(value: Any) -> list[FakeProxy]:
