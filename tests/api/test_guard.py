@@ -1,0 +1,132 @@
+"""The guard run: each call of a streamed module runs the model's own code once, and does to it what the plain net does.
+
+Oracle: a deep copy of the net, called with the same arguments in float64; outputs, gradients, buffers and the Python
+state of the model are compared after every call.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import streamplan
+from streamplan.errors import TracingError
+from tests.api.compare import assert_same_results, run_step
+from tests.api.test_contexts import HARMLESS
+
+SIZE = (1, 3, 20, 18)
+OTHER_SIZE = (2, 3, 26, 16)
+
+
+class Base(nn.Module):
+    """Two convolutions; what a test is about is done in `middle`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.middle(self.first(x))))
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x
+
+
+def image(size: tuple[int, ...] = SIZE, *, needs_gradient: bool = True) -> Tensor:
+    return torch.randn(size, dtype=torch.float64, requires_grad=needs_gradient)
+
+
+def images() -> list[Tensor]:
+    return [image(), image(needs_gradient=False), image(OTHER_SIZE), image(), image(OTHER_SIZE)]
+
+
+def assert_same_calls(
+    build: Callable[[], nn.Module], state: Callable[[Any], Any] = lambda model: None, guard: Any = "full"
+) -> None:
+    """Raise if any of some calls differs from the plain net's, or leaves another state in the model."""
+    model = build().double()
+    plain = copy.deepcopy(model)
+    streamed = streamplan.compile(model, SIZE, 16, guard=guard)
+    for x in images():
+        assert_same_results(run_step(plain, (x,), {}), run_step(streamed, (x,), {}))
+        assert state(model) == state(plain)
+
+
+@pytest.mark.filterwarnings("ignore")  # some contexts warn when they are made
+@pytest.mark.parametrize("name", HARMLESS)
+def test_tensor_made_in_a_context_call_after_call(name: str) -> None:
+    class Net(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            with HARMLESS[name]():
+                return x * torch.arange(1, 5, dtype=x.dtype).view(4, 1, 1)
+
+    assert_same_calls(Net)
+
+
+@pytest.mark.parametrize("guard", ["full", "state"])
+def test_helper_without_gradient_call_after_call(guard: str) -> None:
+    class Net(Base):
+        @torch.no_grad()
+        def weights(self) -> Tensor:
+            return torch.arange(1.0, 5.0, dtype=torch.float64).view(4, 1, 1) / torch.arange(4).sum()
+
+        def middle(self, x: Tensor) -> Tensor:
+            return x * self.weights()
+
+    assert_same_calls(Net, guard=guard)
+
+
+class Heads(Base):
+    """Keeps what it has computed in a list that had tensors before, and another tensor elsewhere."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.heads = [torch.rand(1), torch.rand(1)]
+        self.named = {"head": torch.rand(1)}
+        self.grown: list[Tensor] = []
+
+    def middle(self, x: Tensor) -> Tensor:
+        if self.kind == "read before":
+            return x + self.heads[0]
+        self.heads[1] = x * 2
+        self.named["head"] = x.mean((2, 3), keepdim=True)
+        if self.kind == "grown":
+            self.grown.append(x)
+        return x + self.heads[1] + self.named["head"]
+
+
+def test_tensors_kept_in_the_place_of_others_have_no_data() -> None:
+    torch.manual_seed(0)
+    model = Heads("written").double()
+    plain = copy.deepcopy(model)
+    streamed = streamplan.compile(model, SIZE, 16)
+    first = model.heads[0]
+    for x in images():
+        assert_same_results(run_step(plain, (x,), {}), run_step(streamed, (x,), {}))
+        assert model.heads[0] is first
+        assert model.heads[1].is_meta
+        assert model.named["head"].is_meta
+        assert model.heads[1].shape == plain.heads[1].shape
+    plain_again = copy.deepcopy(model)
+    assert_same_results(run_step(plain, (x,), {}), run_step(plain_again, (x,), {}))
+
+
+@pytest.mark.parametrize(("kind", "what"), [("read before", "plain Python container"), ("grown", "keeps a tensor")])
+def test_other_kept_tensors_are_refused(kind: str, what: str) -> None:
+    with pytest.raises(TracingError, match=what):
+        streamplan.compile(Heads(kind).double(), SIZE, 16)
+    model = Heads("written").double()
+    streamed = streamplan.compile(model, SIZE, 16)
+    streamed(image())
+    model.kind = kind
+    with pytest.raises(TracingError, match=what):
+        streamed(image())
+    assert not model.grown
+    model.kind = "written"
+    streamed(image())
