@@ -32,8 +32,8 @@ class LoadedProgram:
 def load_program(program: Program) -> LoadedProgram:
     """Compile the text under a name of its own and register its lines for tracebacks, as long as its functions live.
 
-    The name holds a hash of the text, so two programs never share one and equal programs do. The functions are taken out
-    of their own globals, else only a search for cycles would find that a program is gone.
+    The name holds a hash of the text, so two programs never share one and equal programs do. The functions are taken
+    out of their own globals, else only a search for cycles would find that a program is gone.
     """
     listing = _listing(program.source)
     namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals, "__listing__": listing}
