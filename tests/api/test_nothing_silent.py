@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import streamplan
@@ -327,3 +328,23 @@ def test_hooks_of_torchs_own_counters_may_run(image: Tensor) -> None:
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         streamed(image)
     assert counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "interpolate"])
+def test_function_of_torch_exchanged(name: str, image: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(Local):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.interpolate(F.max_pool2d(super().forward(x), 2), scale_factor=2)
+
+    model = Net().double()
+    streamed, expected = streamplan.compile(model, SIZE, TILE), model(image)
+    original = getattr(F, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(F, name, lambda *args, **kwargs: original(*args, **kwargs) * 2)
+        assert differs(model(image), expected)
+        for call in (lambda: streamed, lambda: streamplan.compile(model, SIZE, TILE)):
+            try:
+                assert not differs(call()(image), model(image))
+            except TracingError as error:
+                assert name in str(error)  # the program calls it by the name that was exchanged
+    assert not differs(streamed(image), expected)

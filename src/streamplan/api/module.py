@@ -97,6 +97,7 @@ class StreamedModule(Streamed, nn.Module):
         executable = self.__executables[self.__planned] = self._build(self.__planned, device, plan)
         self.__plan = executable.plan if plan is None else _with_forecast(executable.plan, plan)
         check_hooks(model, executable.resident_modules, executable.streamed_modules)
+        executable.program.check_called()
 
     @property
     def plan(self) -> Plan:
@@ -209,6 +210,7 @@ class StreamedModule(Streamed, nn.Module):
             else:
                 executable = self._executable_for(arguments)
         check_hooks(self.__model, executable.resident_modules, executable.streamed_modules)
+        executable.program.check_called()
         return executable, tensors
 
     def _bar(self) -> ProgressBar | None:

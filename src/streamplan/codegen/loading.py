@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import linecache
 import math
+import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from types import CodeType
+from functools import lru_cache, reduce
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
 import torch
 
 from streamplan.codegen.program import Program
+from streamplan.errors import TracingError
+from streamplan.frontend.leaves import is_of_torch
+
+_CALLED = re.compile(r"(?<![\w.])((?:torch|F)(?:\.[A-Za-z]\w*)+)\(")
+"""Calls of functions of torch in the text of a program."""
+_FUNCTIONS = (FunctionType, BuiltinFunctionType)
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,22 @@ class LoadedProgram:
     derive: Callable[..., Iterator[tuple[str, torch.Tensor]]]
     tile: Callable[..., tuple[torch.Tensor | None, ...]]
     head: Callable[..., Any]
+    called: Mapping[str, Any]
+    """The functions of torch that it calls, by the names it calls them by, as they were when it was loaded."""
+
+    def check_called(self) -> None:
+        """Refuse to run while one of them is exchanged for another function, which the model's code calls as well.
+
+        Raises:
+            TracingError: One is.
+        """
+        for name, function in self.called.items():
+            if _function_of_torch(name) is not function or not is_of_torch(function):
+                raise TracingError(
+                    f"{name} is not torch's own function",
+                    why="the program was made from what the model's code calls, and would call the other one in turn",
+                    do="put torch's function back, or call the other one from the model by a name of its own",
+                )
 
 
 def load_program(program: Program) -> LoadedProgram:
@@ -38,7 +61,14 @@ def load_program(program: Program) -> LoadedProgram:
     listing = _listing(program.source)
     namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals, "__listing__": listing}
     exec(_renamed(_compiled(program.code), listing.filename), namespace)
-    return LoadedProgram(program, *(namespace.pop(name) for name in ("prologue", "derive", "tile", "head")))
+    functions = (namespace.pop(name) for name in ("prologue", "derive", "tile", "head"))
+    called = {name: _function_of_torch(name) for name in sorted(set(_CALLED.findall(program.code)))}
+    return LoadedProgram(program, *functions, {name: f for name, f in called.items() if isinstance(f, _FUNCTIONS)})
+
+
+def _function_of_torch(name: str) -> Any:
+    owner = torch.nn.functional if name.startswith("F.") else torch
+    return reduce(lambda found, part: getattr(found, part, None), name.split(".")[1:], owner)
 
 
 class _Listing:

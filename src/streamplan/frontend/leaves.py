@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from operator import is_
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.utils import parametrize
+
+from streamplan.errors import TracingError
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LAYER_MODULES = ("torch.nn.modules.", "torch.nn.utils.", "torch.ao.nn.")
@@ -68,6 +71,35 @@ def _methods(cls: type[nn.Module]) -> tuple[str, ...]:
     bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
     own = [name for base in bases for name, member in vars(base).items() if isinstance(member, FunctionType)]
     return (*own, "_call_impl")
+
+
+def check_functional() -> None:
+    """Refuse to run a model's code while a function of `torch.nn.functional` is exchanged for another one.
+
+    torch's own functions look themselves up there when they report to a tracer, so that the other one would be called
+    twice.
+
+    Raises:
+        TracingError: One is exchanged.
+    """
+    namespace = vars(nn.functional)
+    if all(map(is_, _FUNCTIONAL.values(), map(namespace.get, _FUNCTIONAL))):
+        return
+    for name in _FUNCTIONAL:
+        if not is_of_torch(namespace.get(name)):
+            raise TracingError(
+                f"torch.nn.functional.{name} is not torch's own function",
+                why="torch's functions look themselves up by name, so the other one would be called twice in a trace",
+                do="put torch's function back, or call the other one from the model by a name of its own",
+            )
+
+
+_FUNCTIONAL = {
+    name: function if is_of_torch(function) else None
+    for name, function in vars(nn.functional).items()
+    if isinstance(function, FunctionType | BuiltinFunctionType)
+}
+"""Functions of `torch.nn.functional`; None for one that was exchanged before streamplan was imported."""
 
 
 def _functions(cls: type[nn.Module]) -> Iterator[Any]:
