@@ -7,6 +7,9 @@ state of the model are compared after every call.
 from __future__ import annotations
 
 import copy
+import functools
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -130,3 +133,184 @@ def test_other_kept_tensors_are_refused(kind: str, what: str) -> None:
     assert not model.grown
     model.kind = "written"
     streamed(image())
+
+
+class Scaled(Base):
+    """Scales by a number that it increases in each call, and that it reads in some roundabout way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1.0
+        self.prepare()
+
+    def prepare(self) -> None:
+        pass
+
+    def read(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def middle(self, x: Tensor) -> Tensor:
+        self.scale += 1
+        return self.read(x)
+
+
+class ByFunction(Scaled):
+    def prepare(self) -> None:
+        self.read = lambda x: x * self.scale
+
+
+class ByFunctionInAList(Scaled):
+    def prepare(self) -> None:
+        self.reads = [lambda x: x * self.scale]
+
+    def read(self, x: Tensor) -> Tensor:
+        return self.reads[0](x)
+
+
+class ByDefaultArgument(Scaled):
+    def prepare(self) -> None:
+        def read(x: Tensor, *, of: Scaled = self) -> Tensor:
+            return x * of.scale
+
+        self.read = read
+
+
+class ByTwoFunctions(Scaled):
+    def prepare(self) -> None:
+        def scale() -> float:
+            return self.scale
+
+        self.read = lambda x: x * scale()
+
+
+class ByBoundMethod(Scaled):
+    def prepare(self) -> None:
+        self.reads = {"own": self.scaled, "partial": functools.partial(Scaled.read, self)}
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def read(self, x: Tensor) -> Tensor:
+        return self.reads["own"](x) + self.reads["partial"](x)
+
+
+class ByWeakReference(Scaled):
+    def prepare(self) -> None:
+        self.me = weakref.ref(self)
+
+    def read(self, x: Tensor) -> Tensor:
+        me = self.me()
+        assert me is not None
+        return x * me.scale
+
+
+class ByFunctionOfForward(Scaled):
+    def read(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "late"):
+            self.late = lambda x: x * self.scale
+        return self.late(x)
+
+
+class ByListOfForward(Scaled):
+    def read(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "scales"):
+            self.scales: list[float] = []
+        self.scales.append(self.scale)
+        return x * sum(self.scales)
+
+
+class WithOwnCopy(Scaled):
+    def __deepcopy__(self, memo: dict[int, Any]) -> WithOwnCopy:
+        made = type(self)().double()
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+class WithOwnState(Scaled):
+    """What is pickled and copied of it is not what it is."""
+
+    def prepare(self) -> None:
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lock"} | {"scale": -1.0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.lock = threading.Lock()
+
+    def read(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return x * self.scale
+
+
+ROUNDABOUT = [
+    *(ByFunction, ByFunctionInAList, ByDefaultArgument, ByTwoFunctions, ByBoundMethod, ByWeakReference),
+    *(ByFunctionOfForward, ByListOfForward, WithOwnCopy, WithOwnState),
+]
+
+
+@pytest.mark.parametrize("net", ROUNDABOUT, ids=lambda net: net.__name__)
+def test_state_is_read_where_forward_reads_it(net: type[Scaled]) -> None:
+    models = []
+    for _ in range(2):  # not copied, since copies share functions
+        torch.manual_seed(0)
+        models.append(net().double())
+    model, plain = models
+    streamed = streamplan.compile(model, SIZE, 16)
+    for x in images():
+        assert_same_results(run_step(plain, (x,), {}), run_step(streamed, (x,), {}))
+        assert model.scale == plain.scale
+
+
+class ByListOfReferences(Scaled):
+    def prepare(self) -> None:
+        self.us = [weakref.ref(self)]
+
+
+class Holder:
+    def __init__(self, held: nn.Module) -> None:
+        self.held = held
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Holder:
+        return self
+
+
+class ByHolder(Scaled):
+    def prepare(self) -> None:
+        self.holder = Holder(self)
+
+
+class InSlots(Scaled):
+    __slots__ = ("other",)
+
+    def prepare(self) -> None:
+        self.other = 1.0
+
+
+@pytest.mark.parametrize(
+    ("net", "what"),
+    [(ByListOfReferences, "attribute us"), (ByHolder, "attribute holder"), (InSlots, "other in __slots__")],
+)
+def test_state_that_a_copy_would_share_or_lose_is_refused(net: type[Scaled], what: str) -> None:
+    with pytest.raises(TracingError, match=what):
+        streamplan.compile(net().double(), SIZE, 16)
+
+
+def test_tensor_kept_in_a_list_made_by_an_earlier_call_is_refused() -> None:
+    class Net(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "log"):
+                self.log: list[Tensor] = []
+                self.calls = 0
+            self.calls += 1
+            if self.calls == 2:
+                self.log.append(x)
+            return x
+
+    model = Net().double()
+    streamed = streamplan.compile(model, SIZE, 16)
+    streamed(image())
+    with pytest.raises(TracingError, match="keeps a tensor in log"):
+        streamed(image())
+    assert model.log == []

@@ -12,26 +12,23 @@ leads to one of them. Everything else is the model's own.
 from __future__ import annotations
 
 import copy
-import functools
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import is_
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from streamplan.frontend.copying import TABLES, reachable
 from streamplan.frontend.leaves import TorchLeaves
 from streamplan.frontend.skeleton import Skeleton, copy_with, make_fakes
 from streamplan.frontend.tokens import ATOMS, Same, Tokens, tensor_metadata
 
-TABLES = ("_parameters", "_buffers", "_modules")
-"""Attributes of a module that hold its tensors and modules by name."""
-_LEADING_NOWHERE = frozenset((*ATOMS, float, complex, FunctionType, type, ModuleType))
-"""Types of values that lead to no module and no tensor, as far as a copy would follow them."""
+_CONSTANT = frozenset((*ATOMS, float, complex, type, ModuleType))
+"""Types of values that never change, and lead to nothing else."""
 
 Place = tuple[str, str]
 """Path of a module, and name of an attribute."""
@@ -60,7 +57,7 @@ class Shadow:
     """Fake tensors by the `id` of the model's tensors."""
     metadata: tuple[Any, ...]
     """What the fake tensors were made like."""
-    shared: Mapping[Place, Any]
+    shared: dict[Place, Any]
     """Mutable values that are the model's own."""
     copied: Mapping[Place, Any]
     """Values of the model that lead to twins and were copied."""
@@ -86,6 +83,18 @@ class Shadow:
         """Modules whose attributes a run has set."""
         twins = self.twins.items()
         return frozenset(path for path, twin in twins if not are_same(vars(twin), self.twin_attributes[path]))
+
+    def note_changes(self, path: str, names: Iterable[str]) -> None:
+        """Attributes of a module were written; if that takes other twins, the shadow stays behind the model."""
+        places = {(path, name): vars(self.modules[path]).get(name) for name in names}
+        if any(place in self.copied or leads_to_twin(value) for place, value in places.items()):
+            return
+        self.attributes[path] = dict(vars(self.modules[path]))
+        self.twin_attributes[path] = dict(vars(self.twins[path]))
+        for place, value in places.items():
+            self.shared.pop(place, None)
+            if not _is_constant(value):
+                self.shared[place] = value
 
     def before_run(self) -> dict[Place, Any]:
         """Copies of the mutable values that a run may change; what cannot be copied is left out."""
@@ -161,34 +170,7 @@ def tensors_token(model: nn.Module) -> tuple[Any, ...]:
 
 def leads_to_twin(value: Any) -> bool:
     """Whether a module or tensor can be reached from a value."""
-    seen: set[int] = set()
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if type(item) in _LEADING_NOWHERE or id(item) in seen:
-            continue
-        if isinstance(item, nn.Module | torch.Tensor):
-            return True
-        seen.add(id(item))
-        pending.extend(held_by(item))
-    return False
-
-
-def held_by(value: Any) -> Iterator[Any]:
-    """What a container or object holds."""
-    if isinstance(value, Mapping):
-        yield from value.keys()
-        yield from value.values()
-    elif isinstance(value, list | tuple | set | frozenset | deque):
-        yield from value
-    elif isinstance(value, MethodType):
-        yield value.__self__
-    elif isinstance(value, functools.partial):
-        yield from (value.func, value.args, value.keywords)
-    yield from getattr(value, "__dict__", {}).values()
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        yield from (getattr(value, name, None) for name in ((slots,) if isinstance(slots, str) else slots))
+    return any(isinstance(item, nn.Module | torch.Tensor) for item in reachable(value))
 
 
 def _mutable_values(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Place, Any]]:
@@ -202,7 +184,9 @@ def _mutable_values(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Place, A
 
 
 def _is_constant(value: Any) -> bool:
-    return type(value) in _LEADING_NOWHERE or (type(value) is tuple and all(map(_is_constant, value)))
+    if isinstance(value, FunctionType):
+        return not leads_to_twin(value)
+    return type(value) in _CONSTANT or (type(value) is tuple and all(map(_is_constant, value)))
 
 
 def are_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

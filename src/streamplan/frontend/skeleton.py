@@ -5,7 +5,7 @@ tensor (shape, dtype, device, no memory), with the path of each. The model may d
 traced (cache a grid, count calls, set attributes); it does it to the skeleton, never to the user's object, and a
 model too large for this machine can be traced as well.
 
-`copy.deepcopy` does the copying; its memo is filled beforehand with one fake per tensor, so it meets no real tensor,
+`copying` does the copying; its memo is filled beforehand with one fake per tensor, so it meets no real tensor,
 and a tensor reachable on two paths (tied weights) stays one tensor. The user's hooks are left out: they would fire on
 fake tensors, into lists the user holds. Hooks of `torch.nn.utils` stay: the older weight_norm computes its weight in
 one.
@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from streamplan.errors import TracingError
+from streamplan.frontend.copying import TABLES, check_apart, copy_modules
 from streamplan.frontend.script import OwnedRef
 
 _ANY_MOMENTUM = 0.0
@@ -123,7 +124,7 @@ def walk_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             if value is not None:
                 yield dot + name, value
         for name, value in vars(module).items():
-            if name not in ("_parameters", "_buffers", "_modules"):
+            if name not in TABLES:
                 yield from _walk_value(dot + name, value)
 
 
@@ -150,13 +151,16 @@ def copy_with(model: nn.Module, replaced: Mapping[int, Any]) -> Skeleton:
     """
     memo: dict[int, Any] = dict(replaced)
     try:
-        root = copy.deepcopy(model, memo)
+        root = copy_modules(model, memo)
+    except TracingError:
+        raise
     except Exception as error:
         raise _copy_error(model, replaced, error) from error
     for module in root.modules():
         _drop_user_hooks(module)
         if isinstance(module, _BatchNorm) and module.momentum is None:
             module.momentum = _ANY_MOMENTUM
+    check_apart(model, root)
     tensors: dict[str, torch.Tensor] = {}
     tensor_paths: dict[int, str] = {}
     for path, tensor in walk_tensors(root):

@@ -9,7 +9,6 @@ such as the heads of a DynUNet, a tensor on the meta device is put: whoever uses
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, MutableSet
 from itertools import chain
@@ -19,11 +18,12 @@ import torch
 from torch import nn
 
 from streamplan.errors import TracingError
+from streamplan.frontend.copying import TABLES, copy_value, reachable
 from streamplan.frontend.fake_proxy import FakeProxy
 from streamplan.frontend.locations import place
 from streamplan.frontend.outside import OutsideState
 from streamplan.frontend.script import InputRef, ResultRef
-from streamplan.frontend.shadow import TABLES, Place, Shadow, held_by, identities, leads_to_twin
+from streamplan.frontend.shadow import Place, Shadow, identities, leads_to_twin
 from streamplan.frontend.skeleton import walk_tensors
 
 IsConstant = Callable[[InputRef | ResultRef], bool]
@@ -94,10 +94,10 @@ def write_back(shadow: Shadow, before: Mapping[Place, Any], is_constant: IsConst
     originals = _originals(shadow) if any(map(_leads, chain(*(c.values() for c in changes.values())))) else {}
     for path, changed in changes.items():
         for name, value in changed.items():
-            _set(vars(shadow.modules[path]), name, copy.deepcopy(value, dict(originals)) if _leads(value) else value)
+            copied = copy_value(value, originals, dict(originals)) if _leads(value) else value
+            _set(vars(shadow.modules[path]), name, copied)
         if changed:
-            shadow.attributes[path] = dict(vars(shadow.modules[path]))
-            shadow.twin_attributes[path] = dict(vars(shadow.twins[path]))
+            shadow.note_changes(path, changed)
     for container, key, tensor in exchanged:
         with torch._C.DisableTorchFunctionSubclass():
             container[key] = torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
@@ -172,7 +172,7 @@ def _take_exchanged(shadow: Shadow) -> list[tuple[Any, Any, FakeProxy]]:
     """
     found = []
     for (path, name), original in shadow.copied.items():
-        value = vars(shadow.twins[path]).get(name)
+        value: Any = vars(shadow.twins[path]).get(name)
         for key in _exchanged_items(original, value):
             found.append((original, key, value[key]))
             value[key] = shadow.fakes[id(original[key])]
@@ -195,17 +195,7 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
 
 def _proxies(value: Any) -> list[FakeProxy]:
     """The traced values that can be reached from a value."""
-    found: list[FakeProxy] = []
-    seen: set[int] = set()
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, FakeProxy):
-            found.append(item)
-        elif id(item) not in seen and leads_to_twin(item) and not isinstance(item, nn.Module):
-            seen.add(id(item))
-            pending.extend(held_by(item))
-    return found
+    return [item for item in reachable(value) if isinstance(item, FakeProxy)]
 
 
 def _restore(shadow: Shadow, before: Mapping[Place, Any]) -> None:
