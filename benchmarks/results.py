@@ -12,6 +12,11 @@ from benchmarks.summary import Summary, paired_ratio, summarize
 Result = dict[str, Any]
 """What a worker printed."""
 
+RESULTS = Path("benchmarks/results")
+"""What was measured on purpose; the pages of the documentation are written from it."""
+SCRATCH = Path("demo-output")
+"""Where the rest goes; git ignores it."""
+
 
 @dataclass
 class VariantResults:

@@ -26,7 +26,7 @@ from benchmarks.gpu_cases import GPU_CASES, GPU_VARIANTS
 from benchmarks.machine import device_slug, machine_facts
 from benchmarks.memory import MALLOC_ENVIRONMENT
 from benchmarks.processes import Server, run_worker
-from benchmarks.results import CaseResults, VariantResults, write_results
+from benchmarks.results import RESULTS, SCRATCH, CaseResults, VariantResults, write_results
 from benchmarks.table import case_table
 from benchmarks.variants import PASSES, Variant, default_variants, parse_variant
 
@@ -153,7 +153,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("--threads", type=int, help="of torch; its default unless given")
     parser.add_argument("--timeout", type=float, help="seconds after which a process is given up")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, help="of the results (benchmarks/results/DEVICE.json)")
+    parser.add_argument("--out", type=Path, help=f"of the results ({RESULTS}/DEVICE.json; {SCRATCH} if quick)")
     given = parser.parse_args(arguments)
     is_on_gpu = given.device == "cuda"
     known, default = cases_for(given.device, quick=given.quick)
@@ -179,7 +179,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Settings:
         num_warmups=given.warmup,
         num_threads=given.threads,
         timeout_seconds=given.timeout,
-        out=given.out or Path("benchmarks/results") / f"{name}.json",
+        out=given.out or (SCRATCH if given.quick else RESULTS) / f"{name}.json",
     )
 
 

@@ -1,8 +1,8 @@
 """How time and memory grow: with the tile at one image size, and with the image at one tile size.
 
-    python -m benchmarks.scaling                   # measures, writes JSON, draws
-    python -m benchmarks.scaling --draw            # draws again from the JSON
-    python -m benchmarks.scaling --quick           # tiny nets, to see that everything runs
+    python -m benchmarks.scaling --figures docs/images           # measures, writes JSON, draws
+    python -m benchmarks.scaling --draw --figures docs/images    # draws again from the JSON
+    python -m benchmarks.scaling --quick                         # tiny nets, to see that everything runs
 
 The paper's net and ResNet-50, plain beside streamed. Each method at each size has two processes of its own: one whose
 training steps are timed, and one whose memory is measured, in which freed memory leaves the process at once. That takes
@@ -27,11 +27,11 @@ from benchmarks.memory import MALLOC_ENVIRONMENT
 from benchmarks.methods import plan_options
 from benchmarks.nets import build_net
 from benchmarks.processes import Server
+from benchmarks.results import RESULTS, SCRATCH
 from benchmarks.scaling_figures import draw
 from benchmarks.spec import Spec
 
 Result = dict[str, Any]
-RESULTS = Path("benchmarks/results")
 _GIB = 2**30
 _RESERVED_BYTES = 2 * _GIB
 """Left to the rest of the machine when the plain net is run."""
@@ -261,10 +261,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2, help="timed per point; one on the largest images (2)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
     parser.add_argument("--memory-limit", type=int, default=12, help="GiB that the plain net may take (12)")
-    parser.add_argument("--out", type=Path, help="of the results (benchmarks/results/scaling.json)")
-    parser.add_argument("--figures", type=Path, default=Path("docs/images"), help="folder of the figures (docs/images)")
+    parser.add_argument("--out", type=Path, help=f"of the results ({RESULTS}/scaling.json; {SCRATCH} if quick)")
+    parser.add_argument("--figures", type=Path, default=SCRATCH, help=f"folder of the figures ({SCRATCH})")
     given = parser.parse_args(arguments)
-    given.out = given.out or RESULTS / ("quick-scaling.json" if given.quick else "scaling.json")
+    given.out = given.out or (SCRATCH / "quick-scaling.json" if given.quick else RESULTS / "scaling.json")
     if not given.draw:
         run(QUICK if given.quick else FULL, given)
     for path in draw(json.loads(given.out.read_text(encoding="utf-8")), given.figures):

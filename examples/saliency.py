@@ -1,6 +1,6 @@
 """Where a net looks on a large image: the gradient of a class by every pixel, blurred, capped and laid over the image.
 
-    python examples/saliency.py --out saliency.png
+    python examples/saliency.py
     python examples/saliency.py --image slide.svs --level 1 --spot 9000 12000 --crop 256 --out saliency.png
 
 A small ResNet is trained for a minute to tell crops that show one spot of the image from crops that do not; nothing
@@ -203,6 +203,7 @@ def draw(picture: Numbers, found: Numbers, spot: tuple[float, float], radius: fl
     left, right = figure.axes
     left.add_patch(Circle(spot[::-1], radius, fill=False, color="white", linewidth=1.5))
     right.imshow(over)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
@@ -268,7 +269,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=300, help="of training")
     parser.add_argument("--tile-size", type=int, help="pixels that a tile may read along each axis (512; 160 if quick)")
     parser.add_argument("--quick", action="store_true", help="every fourth pixel of the photograph")
-    parser.add_argument("--out", type=Path, default=Path("saliency.png"))
+    parser.add_argument("--out", type=Path, default=Path("demo-output/saliency.png"), help="where the picture goes")
     return parser.parse_args()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import streamplan
+from streamplan.cli import main
 
 COMMAND = "import sys; from streamplan.cli import main; sys.exit(main())"
 """What the script that pip makes of the entry point does."""
@@ -196,13 +197,30 @@ def test_the_package_looks_its_names_up_when_they_are_used(folder: Path) -> None
         *("ExitsInForward", "ExitsInBackward", "ExitsInTrain"),
     ],
 )
-def test_a_model_that_ends_the_process(folder: Path, command: str, name: str) -> None:
-    done = run(folder, f"{command} nets:{name} {LINE}")
+def test_a_model_that_ends_the_process(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    monkeypatch.chdir(folder)
+    code = main([command, f"nets.py:{name}", *LINE.split()])
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith("error: ")
+    assert ("Stop" if name == "stops" else "SystemExit") in captured.err
+    assert "nets.py:" in captured.err
+
+
+def test_a_process_that_its_model_ends(folder: Path) -> None:
+    done = run(folder, f"verify nets:exits {LINE}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert ("Stop" if name == "stops" else "SystemExit") in done.stderr
-    assert "nets.py:" in done.stderr
+    assert done.stderr.startswith("error: nets:exits fails when called with no arguments\n")
     assert "Traceback" not in done.stderr
+
+
+def test_a_traceback(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["plan", "nets.py:exits", *LINE.split(), "--traceback"]) == 2
+    told = capsys.readouterr().err
+    assert told.index("Traceback (most recent call last):") < told.index("SystemExit: 0\n") < told.index("error: ")
 
 
 def test_a_module_that_ends_the_process(folder: Path) -> None:
@@ -229,8 +247,8 @@ def test_an_interruption(folder: Path) -> None:
 
 
 @POSIX
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", ["plan", "verify", "receptive-field"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "unbuffered"), [("plan", ""), ("verify", "1"), ("receptive-field", "")])
 def test_standard_output_is_the_json_alone(folder: Path, command: str, unbuffered: str) -> None:
     done = run(folder, f"{command} nets:speaks {LINE} --json", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 0
@@ -240,6 +258,7 @@ def test_standard_output_is_the_json_alone(folder: Path, command: str, unbuffere
     assert "at exit\n" in done.stderr
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_model_that_closes_standard_output(folder: Path) -> None:
     done = run(folder, f"plan nets:closes {LINE} --json")
@@ -250,6 +269,7 @@ def test_a_model_that_closes_standard_output(folder: Path) -> None:
 LINES = [f"plan nets:Net {LINE}", f"verify nets:Net {LINE} --json", "plan --help", "--version"]
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("line", LINES)
@@ -258,6 +278,7 @@ def test_a_reader_that_has_left(folder: Path, line: str, unbuffered: str) -> Non
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("line", LINES)
@@ -269,6 +290,7 @@ def test_a_full_disk(folder: Path, line: str, unbuffered: str) -> None:
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize(
     ("line", "redirected", "code"),
@@ -302,6 +324,7 @@ ASCII = [
 ]
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("variables", ASCII, ids=["PYTHONIOENCODING", "LC_ALL"])
 @pytest.mark.parametrize(
