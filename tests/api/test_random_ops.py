@@ -185,10 +185,10 @@ def test_nothing_is_drawn_in_eval_mode() -> None:
     state = torch.get_rng_state()
     torch.testing.assert_close(streamed(draw_image()), model(draw_image()), rtol=1e-12, atol=1e-12)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not streamed._has_streamed_dropout
+    assert not streamed._reference().has_streamed_draws
     streamed.train()
-    assert streamed._has_streamed_dropout
-    assert not torch.allclose(streamed.predict(draw_image()), model.eval()(draw_image()))
+    assert not torch.allclose(streamed.predict(draw_image()), copy.deepcopy(model).eval()(draw_image()))
+    assert streamed._reference().has_streamed_draws
 
 
 @pytest.mark.parametrize("dropout", [nn.Dropout(1.0), nn.Dropout2d(1.0), nn.Dropout(0.0), nn.Dropout2d(0.0)])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import pickle
+import random
 import re
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -237,3 +239,23 @@ def test_own_comparison_sees_a_wrong_tensor(name: str) -> None:
         assert_same_results(results, {**results, name: None})
     with pytest.raises(AssertionError, match="different names"):
         assert_same_results(results, {key: value for key, value in results.items() if key != name})
+
+
+class Chance(nn.Module):
+    """Takes one of two ways by chance, as stochastic depth in Python does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * (2.0 if random.random() < 0.5 else 3.0) + numpy.random.rand()
+
+
+def test_both_nets_draw_the_same_numbers_in_python() -> None:
+    for seed in range(6):
+        random.seed(seed)
+        before = random.getstate(), torch.get_rng_state()
+        assert streamplan.verify(Chance(), (1, 2, 16, 16), 8).passed
+        assert random.getstate() == before[0]
+        assert torch.equal(torch.get_rng_state(), before[1])

@@ -109,11 +109,6 @@ class StreamedModule(Streamed, nn.Module):
             return self.__plan
 
     @property
-    def _has_streamed_dropout(self) -> bool:
-        """Whether tiles drop elements or channels, in the mode (`train` or `eval`) the model is in."""
-        return bool(self._executable_for(self._current_arguments()).draws)
-
-    @property
     def source(self) -> str:
         """The program of that plan, as Python text."""
         return self._planned_executable().program.program.source

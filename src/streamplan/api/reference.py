@@ -94,6 +94,11 @@ class Reference:
         self._state = state
         self._modes = modes
 
+    @property
+    def has_streamed_draws(self) -> bool:
+        """Whether the tiles of the streamed pass shared random numbers, so that the plain model draws others."""
+        return bool(self._executable.draws)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the plain model computes with the recorded random numbers.
 

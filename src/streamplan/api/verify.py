@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from streamplan.checks import check_flag, shown
 from streamplan.dtypes import in_precision, is_differentiable
 from streamplan.errors import ModelTypeError, OptionError, StreamPlanError, TracingError, VerificationError
 from streamplan.frontend.containers import leaves, mapped
+from streamplan.frontend.python_state import PythonState
 from streamplan.ir import TensorSpec
 from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_passes
 from streamplan.planning import Plan, build_plan, trace_and_lower
@@ -162,10 +163,12 @@ def verify(  # noqa: PLR0913 - every option is a keyword
         if options.tile_size is None:
             options = dataclasses.replace(options, tile_size=build_plan(plain, arguments, options, device).tile_size)
         streamed = StreamedModule(copy.deepcopy(plain), arguments, options, device=device)
-    actual = _run(streamed, streamed, args, kwargs, seed)
-    with streamed.reference_mode(plain):
-        same_masks = streamed._reference(plain) if streamed._has_streamed_dropout else plain
-        expected = _run(plain, same_masks, args, kwargs, seed)
+    python = PythonState.current(plain)
+    with _torch_seeds_kept(device), python.again(plain):
+        actual = _run(streamed, streamed, args, kwargs, seed)
+    with _torch_seeds_kept(device), python.again(plain), streamed.reference_mode(plain):
+        reference = streamed._reference(plain)
+        expected = _run(plain, reference if reference.has_streamed_draws else plain, args, kwargs, seed)
     report = VerificationReport(
         tuple(_compare(expected, actual, rtol, dtype)), rtol, str(dtype).removeprefix("torch."), planned(streamed)
     )
@@ -311,6 +314,11 @@ def _run(
         input_gradients={f"input {path}": x.grad for path, x in inputs if isinstance(x, Tensor) and x.requires_grad},
         buffers=dict(module.named_buffers()),
     )
+
+
+def _torch_seeds_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Inside the `with` block, torch's random numbers may be seeded; afterwards they go on as before it."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _leaf(_: str, value: Any) -> Any:
