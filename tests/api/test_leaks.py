@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import streamplan
 from streamplan.api import module as streamed_module
+from streamplan.api import traces
 from streamplan.errors import StreamPlanError
 from streamplan.frontend import patches
 from tests.api.small_nets import Classifier
@@ -126,7 +127,8 @@ WAYS = {
 
 @pytest.mark.parametrize("name", WAYS)
 def test_nothing_grows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamed_module, "_MAX_EXECUTABLES", 3)  # so that it is reached early
+    monkeypatch.setattr(streamed_module, "_MAX_EXECUTABLES", 3)  # so that they are reached early
+    monkeypatch.setattr(traces, "_MAX_CALLS", 3)
     monkeypatch.setattr(patches, "_MAX_KNOWN_CALLS", 0)
     begin, num_times = WAYS[name]
     do_once, last = begin(), range(num_times - 10, num_times)
