@@ -118,7 +118,7 @@ def resolve_device(model: nn.Module, device: Any) -> torch.device:
     """The device to plan for; that of the model if it is None.
 
     Raises:
-        OptionError: It is not a device.
+        OptionError: It is not a device, or none that torch can compute on here.
     """
     try:
         chosen = default_device(model) if device is None else torch.device(device)
@@ -128,7 +128,25 @@ def resolve_device(model: nn.Module, device: Any) -> torch.device:
             why="torch does not know it",
             do='pass "cpu", "cuda" or a torch.device',
         ) from error
-    return torch.device("cpu") if chosen.type == "meta" else chosen
+    if chosen.type == "meta":
+        return torch.device("cpu")
+    _check_is_there(chosen)
+    return chosen
+
+
+def _check_is_there(device: torch.device) -> None:
+    """Refuse what torch cannot compute on here: some of its kernels would end the process."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return  # tracing tells what to do
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        first = str(error).strip().splitlines()
+        raise OptionError(
+            f"device={str(device)!r} is not there",
+            why=f"torch says: {first[0] if first else type(error).__name__}",
+            do='pass "cpu", or a device of this machine',
+        ) from error
 
 
 def check_tensors(value: Any, kind: type[StreamPlanError] = InputMismatchError) -> None:
