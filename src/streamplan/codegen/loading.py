@@ -9,7 +9,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
@@ -61,14 +61,17 @@ def load_program(program: Program) -> LoadedProgram:
     listing = _listing(program.source)
     namespace: dict[str, Any] = {"inf": math.inf, "nan": math.nan, **program.globals, "__listing__": listing}
     exec(_renamed(_compiled(program.code), listing.filename), namespace)
-    functions = (namespace.pop(name) for name in ("prologue", "derive", "tile", "head"))
+    prologue, derive, tile, head = (namespace.pop(name) for name in ("prologue", "derive", "tile", "head"))
     called = {name: _function_of_torch(name) for name in sorted(set(_CALLED.findall(program.code)))}
-    return LoadedProgram(program, *functions, {name: f for name, f in called.items() if isinstance(f, _FUNCTIONS)})
+    functions = {name: function for name, function in called.items() if isinstance(function, _FUNCTIONS)}
+    return LoadedProgram(program, prologue, derive, tile, head, functions)
 
 
 def _function_of_torch(name: str) -> Any:
-    owner = torch.nn.functional if name.startswith("F.") else torch
-    return reduce(lambda found, part: getattr(found, part, None), name.split(".")[1:], owner)
+    found: Any = torch.nn.functional if name.startswith("F.") else torch
+    for part in name.split(".")[1:]:
+        found = getattr(found, part, None)
+    return found
 
 
 class _Listing:

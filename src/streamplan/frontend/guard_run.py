@@ -79,6 +79,10 @@ class GuardRun(Recorder):
         return self.tracer.reads if self.tracer is not None else ReadLog()
 
     @property
+    def _is_following(self) -> bool:
+        return self.tracer is None
+
+    @property
     def trace(self) -> Trace | None:
         """The trace that the run has followed to the end; None if there is none."""
         return self._traces[0] if self.tracer is None and self._traces else None
@@ -101,7 +105,7 @@ class GuardRun(Recorder):
         if self.tracer is not None:
             return self.tracer.torch_function(func, args, kwargs)
         answer = super().torch_function(func, args, kwargs)
-        if self.tracer is None and not tensors_in(answer):
+        if self._is_following and not tensors_in(answer):
             self._asked.append((func, tensors_in([args, kwargs]), answer))
         return answer
 

@@ -62,8 +62,9 @@ def default_dtype(dtype: torch.dtype | None = None) -> Iterator[None]:
 def _saved_hooks() -> tuple[int, ...]:
     """The hooks on the tensors that autograd saves; those of torch's own, as of `save_on_cpu`, change no number."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    is_harmless = not hooks or getattr(hooks[0], "__module__", "") == "torch.autograd.graph"
-    return () if is_harmless else tuple(map(id, hooks))
+    if hooks is None:  # torch says that there are always some
+        return ()  # type: ignore[unreachable]
+    return () if getattr(hooks[0], "__module__", "") == "torch.autograd.graph" else tuple(map(id, hooks))
 
 
 @dataclass(frozen=True, slots=True)

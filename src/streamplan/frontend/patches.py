@@ -183,7 +183,7 @@ def enter_module(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
     """Call a module of a copy of a model; hooks on all modules are for those of the model alone."""
     is_hooked = any(vars(module).get(kind) for kind in ("_forward_hooks", "_forward_pre_hooks"))
     is_exchanged = "_call_impl" in vars(module) or type(module)._call_impl is not _CALL_IMPL
-    call = module._call_impl if is_hooked or is_exchanged else module.forward
+    call: Callable[..., Any] = module._call_impl if is_hooked or is_exchanged else module.forward
     return call(*args, **kwargs)
 
 

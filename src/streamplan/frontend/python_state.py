@@ -71,7 +71,7 @@ def seeding_refused() -> Iterator[None]:
     found: list[TracingError] = []
     before = sys.getprofile()
 
-    def watch(frame: FrameType, event: str, argument: Any) -> None:
+    def watch(frame: FrameType, event: Any, argument: Any) -> None:
         if event == "c_call" and argument.__name__ in _SEEDING:
             owner = getattr(argument, "__self__", None)
             if isinstance(owner, torch.Generator) and not found:
