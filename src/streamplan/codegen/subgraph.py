@@ -74,18 +74,21 @@ class _Self:
 
 def _copy(part: Graph, node: Node, value_of: Callable[[Node], Node], renamed: Mapping[Any, Renamed]) -> Node:
     """Copy a node into another graph, in which no name that cannot be code is left."""
-    target, is_ordinary = node.target, all(map(is_identifier, node.kwargs))
+    target: Any = node.target
+    is_ordinary = all(map(is_identifier, node.kwargs))
     if node.op in ("get_attr", "call_module"):
         is_ordinary = is_ordinary and is_dotted(str(target))
     if is_ordinary and target not in renamed:
         return part.node_copy(node, value_of)
-    args, kwargs = (torch.fx.node.map_arg(given, value_of) for given in (node.args, node.kwargs))
+    model: Any = _Self()
+    args: Any = torch.fx.node.map_arg(node.args, value_of)
+    kwargs: Any = torch.fx.node.map_arg(node.kwargs, value_of)
     if node.op == "get_attr":
-        return part.create_node("call_function", attribute, (_Self(), target), name=node.name)
+        return part.create_node("call_function", attribute, (model, target), name=node.name)
     if is_ordinary:
         return part.create_node("call_function", renamed[target], args, kwargs, name=node.name)
     if node.op == "call_module":
-        module = part.call_function(attribute, (_Self(), target))
+        module = part.call_function(attribute, (model, target))
         return part.create_node("call_function", call, (module, args, kwargs), name=node.name)
     function = Renamed(partial(call, target), f"call_{node.name}")
     return part.create_node("call_function", function, (args, kwargs), name=node.name)
@@ -108,10 +111,8 @@ def import_lines(names: Mapping[str, Any]) -> list[str]:
         elif name == "NoneType":
             lines.add("from types import NoneType")
         else:
-            module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-            names_of_value = (*str(module).split("."), str(qualified))
-            if not all(map(is_identifier, names_of_value)):
-                continue
-            if getattr(sys.modules.get(module), qualified, None) is value:
+            module, qualified = str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))
+            is_writable = all(map(is_identifier, (*module.split("."), qualified)))
+            if is_writable and getattr(sys.modules.get(module), qualified, None) is value:
                 lines.add(f"from {module} import {qualified}" + ("" if qualified == name else f" as {name}"))
     return sorted(lines)
