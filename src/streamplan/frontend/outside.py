@@ -115,8 +115,8 @@ class OutsideState:
         left = _traced(OutsideState.of(model))
         if left:
             self.put_back(_is_left)
-        if _traced(OutsideState.of(model)):  # in a container that the run has made
-            self.put_back()
+            if _traced(OutsideState.of(model)):  # in a container that the run has made
+                self.put_back()
         return left
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
@@ -32,8 +33,10 @@ from streamplan.frontend.tensor_uses import (
     is_tensor_method,
     property_name,
 )
-from streamplan.frontend.tokens import Same, Tokens
+from streamplan.frontend.tokens import ATOMS, Same, Tokens
 from streamplan.ir import SourceLocation
+
+_CONSTANT = frozenset((*ATOMS, float, complex))
 
 
 @dataclass(slots=True)
@@ -222,5 +225,30 @@ class Recorder(ABC):
         if is_compiled(module):
             return Same(type(module)), module.training
         members = ((name, value) for name, value in vars(module).items() if name != "_compiled_call_impl")
-        set_members = ((name, value) for name, value in members if not isinstance(value, dict) or value)
-        return Same(type(module)), tuple((name, self._settings.of(value)) for name, value in set_members)
+        held = {name: value for name, value in members if not isinstance(value, dict) or value}
+        parts = [type(module), *_parts(held)]
+        known = self._skeleton.settings.get(id(module))
+        if known is not None and len(known[0]) == len(parts) and all(map(is_, known[0], parts)):
+            return known[1]
+        token = Same(type(module)), tuple((name, self._settings.of(value)) for name, value in held.items())
+        if all(map(self._never_changes, parts)):
+            self._skeleton.settings[id(module)] = parts, token
+        return token
+
+    def _never_changes(self, value: Any) -> bool:
+        """Whether a value has the same token as long as it is the same object."""
+        if type(value) is tuple:
+            return all(map(self._never_changes, value))
+        return type(value) in _CONSTANT or isinstance(value, type) or id(value) in self._skeleton.references
+
+
+def _parts(held: dict[str, Any]) -> list[Any]:
+    """What a module holds, with the items of dicts, lists and sets one by one."""
+    parts: list[Any] = []
+    for name, value in held.items():
+        parts.append(name)
+        if isinstance(value, dict | list | set):
+            parts.extend((type(value), len(value), *value, *(value.values() if isinstance(value, dict) else ())))
+        else:
+            parts.append(value)
+    return parts

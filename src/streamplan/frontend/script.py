@@ -11,6 +11,7 @@ values (`x.shape`). Operands are named by where they came from, so that two runs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -153,6 +154,11 @@ _DRAWING = (
 
 def constants_of(events: Sequence[Event]) -> Callable[[ResultRef | InputRef], bool]:
     """A test whether a value depends on no input, parameter, buffer or random number."""
+    constant = functools.cache(lambda: _constant_events(events))  # a run that keeps no tensor never asks
+    return lambda ref: isinstance(ref, ResultRef) and ref.event in constant()
+
+
+def _constant_events(events: Sequence[Event]) -> set[int]:
     constant: set[int] = set()
     for index, event in enumerate(events):
         name = event.target if isinstance(event.target, str) else getattr(event.target, "__name__", "")
@@ -161,7 +167,7 @@ def constants_of(events: Sequence[Event]) -> Callable[[ResultRef | InputRef], bo
         is_drawn = any(word in name for word in _DRAWING)
         if event.kind != "call_module" and is_known and not is_drawn and (operands or name in _FACTORIES):
             constant.add(index)
-    return lambda ref: isinstance(ref, ResultRef) and ref.event in constant
+    return constant
 
 
 def _references(token: Any) -> Iterator[Any]:

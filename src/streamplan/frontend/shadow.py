@@ -75,7 +75,7 @@ class Shadow:
             return False
         if not all(are_same(vars(module), self.attributes[path]) for path, module in modules.items()):
             return False
-        if tensors_token(model) != self.metadata or self.copied_token != identities(self.copied):
+        if _tensors_token(modules) != self.metadata or self.copied_token != identities(self.copied):
             return False
         return not any(map(leads_to_twin, self.shared.values()))
 
@@ -149,7 +149,7 @@ def make_shadow(model: nn.Module, device: torch.device | None = None) -> Shadow:
         twin_attributes={path: dict(vars(twin)) for path, twin in twins.items()},
         twin_tables={path: {name: dict(vars(twin)[name]) for name in TABLES} for path, twin in twins.items()},
         fakes=fakes,
-        metadata=tensors_token(model),
+        metadata=_tensors_token(modules),
         shared=shared,
         copied=copied,
         copied_token=identities(copied),
@@ -159,10 +159,14 @@ def make_shadow(model: nn.Module, device: torch.device | None = None) -> Shadow:
 
 def tensors_token(model: nn.Module) -> tuple[Any, ...]:
     """What code can learn of a model's registered tensors without their values, which are the same ones included."""
+    return _tensors_token(dict(model.named_modules()))
+
+
+def _tensors_token(modules: Mapping[str, nn.Module]) -> tuple[Any, ...]:
     numbers: dict[int, int] = {}
     return tuple(
         (path, name, value if value is None else (numbers.setdefault(id(value), len(numbers)), tensor_metadata(value)))
-        for path, module in model.named_modules()
+        for path, module in modules.items()
         for table in (module._parameters, module._buffers)
         for name, value in table.items()
     )

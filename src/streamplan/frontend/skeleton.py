@@ -17,7 +17,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Skeleton:
     """Attribute path to fake tensor, for the same paths."""
     references: dict[int, OwnedRef]
     """`id` of each fake tensor to what stands for it in a script."""
+    settings: dict[int, tuple[list[Any], Any]] = field(default_factory=dict)
+    """`id` of modules that were called as one to what they held then, and the token of that in scripts."""
 
 
 def make_skeleton(
