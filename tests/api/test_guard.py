@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 import threading
 import weakref
 from collections.abc import Callable
@@ -314,3 +315,96 @@ def test_tensor_kept_in_a_list_made_by_an_earlier_call_is_refused() -> None:
     with pytest.raises(TracingError, match="keeps a tensor in log"):
         streamed(image())
     assert model.log == []
+
+
+SHIFT = [1.0]
+MODELS: list[Any] = []
+
+
+def shifted(x: Tensor) -> Tensor:
+    return x + SHIFT[0]
+
+
+def error_of_calls(build: Callable[[], nn.Module], guard: Any, change: Callable[[], None] = lambda: None) -> float:
+    """Largest difference of an output from the plain net's, in two calls with a change between them."""
+    model = build().double()
+    plain = copy.deepcopy(model)
+    streamed = streamplan.compile(model, SIZE, 16, guard=guard)
+    errors = []
+    for seed in (1, 2):
+        x = image()
+        random.seed(seed)
+        expected = plain(x)
+        random.seed(seed)
+        errors.append(float((streamed(x) - expected).detach().abs().max()))
+        change()
+    return max(errors)
+
+
+class Draws(Base):
+    def middle(self, x: Tensor) -> Tensor:
+        return x * random.random()
+
+
+class Calls(Base):
+    def middle(self, x: Tensor) -> Tensor:
+        return shifted(x)
+
+
+class Asks(Base):
+    def middle(self, x: Tensor) -> Tensor:
+        return x * 2 if type(x) is Tensor else x
+
+
+@pytest.mark.parametrize(("guard", "is_noticed"), [("full", True), ("state", False)])
+def test_number_drawn_in_forward(guard: str, is_noticed: bool) -> None:
+    assert (error_of_calls(Draws, guard) < 1e-12) is is_noticed
+
+
+@pytest.mark.parametrize(("guard", "is_noticed"), [("full", True), ("state", False)])
+def test_global_of_a_function_that_forward_calls(guard: str, is_noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = error_of_calls(Calls, guard, lambda: monkeypatch.setitem(globals(), "SHIFT", [3.0]))
+    assert (error < 1e-12) is is_noticed
+
+
+@pytest.mark.parametrize(("guard", "is_noticed"), [("full", True), ("state", False)])
+def test_state_that_forward_changes(guard: str, is_noticed: bool) -> None:
+    assert (error_of_calls(Scaled, guard) < 1e-12) is is_noticed
+    model = Scaled().double()
+    streamplan.compile(model, SIZE, 16, guard=guard)(image())
+    assert (model.scale == 2) is is_noticed
+
+
+@pytest.mark.parametrize("guard", ["full", "state"])
+def test_exact_class_of_an_activation_is_not_noticed(guard: str) -> None:
+    assert error_of_calls(Asks, guard) > 1e-3
+
+
+def test_what_a_model_reads_of_itself_through_a_global_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(Scaled):
+        def read(self, x: Tensor) -> Tensor:
+            return x * MODELS[0].scale
+
+    model = Net().double()
+    monkeypatch.setitem(globals(), "MODELS", [model])
+    streamed = streamplan.compile(model, SIZE, 16)
+    x = image()
+    found = streamed(x)
+    model.scale = 1.0
+    assert not torch.allclose(found, model(x))
+
+
+def test_printed_once_per_call_and_once_more_for_a_new_program(capsys: pytest.CaptureFixture[str]) -> None:
+    class Net(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            print("called", x.shape[-1])  # noqa: T201 - what the test is about
+            return x
+
+    streamed = streamplan.compile(Net().double(), SIZE, 16)
+    capsys.readouterr()
+    streamed(image())
+    streamed(image())
+    assert capsys.readouterr().out == "called 18\n" * 2
+    streamed(image(OTHER_SIZE))
+    streamed(image(OTHER_SIZE))
+    assert capsys.readouterr().out == "called 16\n" * 3
