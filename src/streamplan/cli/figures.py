@@ -40,12 +40,15 @@ def figure_paths(what: str, output: str) -> dict[str, Path]:
         UsageError: It names a file of another format, one file for all figures, or a file where a folder must be.
     """
     path = Path(output)
-    is_folder = path.is_dir() or output.endswith(("/", os.sep))
+    try:
+        is_there, is_folder = path.exists(), path.is_dir() or output.endswith(("/", os.sep))
+    except OSError as error:  # in a folder that may not be read, or longer than names may be
+        raise UsageError(f"{output} cannot be written", why=str(error), do="name another file or folder") from error
     wanted = tuple(FIGURES) if what == "all" else (what,)
     if not output:
         raise UsageError("--output is empty", do="name a PNG file for one figure, or a folder")
     if is_folder or not _names_picture(path):
-        if path.exists() and not path.is_dir():
+        if is_there and not path.is_dir():
             raise UsageError(
                 f"{output} cannot be written", why="there is a file in the folder's place", do="name a folder, or x.png"
             )
