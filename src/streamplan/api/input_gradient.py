@@ -187,8 +187,8 @@ def _classes(target: Any, batch: int) -> list[int]:
 
 
 def _has_no_list(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor cannot be listed: it is on the meta device, nested or sparse."""
-    return tensor.is_meta or tensor.is_nested or tensor.layout is not torch.strided
+    """Whether the numbers of a tensor cannot be listed: it is on the meta device, quantised, nested or sparse."""
+    return tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided
 
 
 def _name(streamed: StreamedModule) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from streamplan.ir import AttributeRef, TensorSpec, ValueRef
+from streamplan.ir import AttributeRef, TensorSpec, ValueRef, references
 
 SpecOf = Callable[[ValueRef | AttributeRef], TensorSpec]
 """Shape and dtype behind a reference."""
@@ -36,6 +36,9 @@ def canonicalize(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonic
         NoCanonicalFormError: The call uses a feature that no rule describes.
     """
     arguments = {name: value for name, value in arguments.items() if name not in ("inplace", "_stacklevel")}
+    for name, value in arguments.items():
+        if name not in _TENSORS and next(references(value), None) is not None:
+            raise NoCanonicalFormError(f"its argument {name} is a tensor, and a rule takes it as a number")
     if op in ("view", "expand"):  # the shape of the result says all: -1, start_dim and the like are resolved
         return Canonical(op, {"input": arguments["input"]})
     special = _SPECIAL.get(op)
@@ -47,6 +50,11 @@ def canonicalize(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonic
 
 
 _IDENTITIES = ("identity",)
+_TENSORS = frozenset(
+    "input other weight bias tensors mask condition end tensor1 tensor2 running_mean running_var index min max value "
+    "grid key attn_mask".split()
+)
+"""Arguments that may be tensors."""
 
 
 def _convolution(op: str, arguments: dict[str, Any], spec_of: SpecOf) -> Canonical:

@@ -113,7 +113,19 @@ class _Lowering:
             else:
                 op = known.op
                 arguments = known.bind(self._argument(node.args), self._argument(node.kwargs))
+                if _is_in_place(node):
+                    self._check_dtypes(op, arguments)
         return canonicalize(op, arguments, self._spec_of)
+
+    def _check_dtypes(self, op: str, arguments: dict[str, Any]) -> None:
+        """Refuse a write in place whose numbers would have another dtype if they were not written.
+
+        Raises:
+            NoCanonicalFormError: They would, or might.
+        """
+        operands = [arguments[name] for name in _PROMOTED if isinstance(arguments.get(name), ValueRef | AttributeRef)]
+        if op in _COMPARISONS or len({self._spec_of(operand).dtype for operand in operands}) > 1:
+            raise NoCanonicalFormError("no rule for writing numbers of another dtype in place")
 
     def _module_arguments(self, node: fx.Node) -> tuple[str, dict[str, Any]]:
         module = self._trace.skeleton.get_submodule(str(node.target))
@@ -198,6 +210,10 @@ class _Lowering:
         return output
 
 
+_PROMOTED = ("input", "other", "end", "tensor1", "tensor2")
+"""Operands whose dtypes decide that of the result."""
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
 INPUT_FORM = Canonical(INPUT, {})
 """Canonical form of a placeholder."""
 
@@ -223,6 +239,13 @@ def _signature_of(node: fx.Node) -> Signature | None:
     if node.op == "call_function":
         return FUNCTIONS.get(node.target)  # type: ignore[arg-type]
     return METHODS.get(str(node.target)) if node.op == "call_method" else None
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    """Whether a node is `x.add_(y)` or `x += y`."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    is_operator = getattr(node.target, "__module__", "") == "_operator" and name.startswith("i") and name != "invert"
+    return is_operator or (node.op == "call_method" and name.endswith("_") and not name.endswith("__"))
 
 
 def _returns_several(node: fx.Node) -> bool:

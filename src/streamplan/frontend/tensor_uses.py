@@ -26,7 +26,9 @@ _OF_SIZES = frozenset(
 TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data", "grad"})
 """Properties that are tensors themselves."""
 
-REFUSED_METHODS = frozenset({"register_hook", "retain_grad", "register_post_accumulate_grad_hook", "backward"})
+REFUSED_METHODS = frozenset(
+    {"register_hook", "retain_grad", "register_post_accumulate_grad_hook", "backward", "detach_", "module_load"}
+)
 """Methods whose effect a graph cannot express."""
 
 VALUE_METHODS = frozenset({"numpy", "__array__", "__dlpack__", "data_ptr"})
