@@ -125,6 +125,11 @@ def run(x: torch.Tensor) -> torch.Tensor:
     return x * 2
 
 
+class Doubling(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return run(x)
+
+
 IMAGE = torch.ones(SIZE)
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "compile": (streamplan.compile, planned),
@@ -143,7 +148,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = 
     "Source": (Source, lambda: {"array": torch.ones(3, 20, 21), "layout": "CHW"}),
     "pointwise": (LocalRule.pointwise, lambda: {"run": run}),
     "windowed": (LocalRule.windowed, lambda: {"run": run, "kernel": 3}),
-    "register_rule": (streamplan.register_rule, lambda: {"target": Hostile, "rule": LocalRule.pointwise(run)}),
+    "register_rule": (streamplan.register_rule, lambda: {"target": Doubling, "rule": LocalRule.pointwise(run)}),
     "reference": (streamplan.testing.reference, lambda: {"streamed": streamed()}),
     "from_json": (streamplan.Plan.from_json, dict),
 }
