@@ -25,6 +25,11 @@ QUICK = {
     "examples/whole_slide.py": [["--quick"]],
 }
 """Arguments of each script that is run by hand; whatever runs from the command line must be among them."""
+_MORE = dict.fromkeys(
+    "benchmarks/planning.py benchmarks/scaling.py examples/imagenette.py examples/whole_slide.py".split(),
+    pytest.mark.more,
+)
+"""The slowest of them."""
 COMMANDS = [
     "plan tests.cli.factories:Small --calibrate",
     "receptive-field tests.cli.factories:Small",
@@ -73,7 +78,7 @@ def test_every_script_is_run_here() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-@pytest.mark.parametrize("script", QUICK)
+@pytest.mark.parametrize("script", [pytest.param(one, marks=_MORE.get(one, [])) for one in QUICK])
 def test_a_quick_form_changes_no_file(checkout: Path, script: str) -> None:
     is_module = script.startswith("benchmarks/")
     name = ["-m", script.removesuffix(".py").replace("/", ".")] if is_module else [script]
