@@ -190,7 +190,8 @@ def _bytes_of(budget: Any) -> int | None:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B?)", budget.strip()) if isinstance(budget, str) else None
     if found is None or found[2] not in _UNITS:
         return None
-    return round(Decimal(found[1]) * _UNITS[found[2]])
+    num_bytes: int = round(Decimal(found[1]) * int(_UNITS[found[2]]))
+    return num_bytes
 
 
 def _check_num_tiles(name: str, value: object) -> None:
