@@ -351,9 +351,11 @@ class Calls(Base):
         return shifted(x)
 
 
-class Asks(Base):
-    def middle(self, x: Tensor) -> Tensor:
-        return x * 2 if type(x) is Tensor else x
+def _asked_by_a_function(x: Tensor) -> bool:
+    kind = "activation"
+    return bool(kind) and (
+        x is not None and type(x) == Tensor  # noqa: E721
+    )
 
 
 @pytest.mark.parametrize(("guard", "is_noticed"), [("full", True), ("state", False)])
@@ -375,9 +377,45 @@ def test_state_that_forward_changes(guard: str, is_noticed: bool) -> None:
     assert (model.scale == 2) is is_noticed
 
 
-@pytest.mark.parametrize("guard", ["full", "state"])
-def test_exact_class_of_an_activation_is_not_noticed(guard: str) -> None:
-    assert error_of_calls(Asks, guard) > 1e-3
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda x: type(x) is Tensor,
+        lambda x: type(x) != torch.Tensor,  # noqa: E721
+        lambda x: x.__class__ in (int, torch.Tensor),
+        lambda x: Tensor is type(x),
+        lambda x: type(x).__name__ == "Tensor",
+        _asked_by_a_function,
+    ],
+)
+def test_exact_class_of_an_activation(asks: Callable[[Tensor], bool]) -> None:
+    class Asking(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            return x * 2 if asks(x) else x
+
+    with pytest.raises(TracingError, match="isinstance"):
+        streamplan.compile(Asking().double(), SIZE, 16)
+
+
+@pytest.mark.parametrize("asks", [lambda x: isinstance(x, torch.Tensor), lambda x: issubclass(type(x), Tensor)])
+def test_class_of_an_activation_with_its_subclasses(asks: Callable[[Tensor], bool]) -> None:
+    class Asking(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            assert type(self) is Asking
+            return x * 2 if asks(x) else x
+
+    assert error_of_calls(Asking, "full") < 1e-12
+
+
+def test_exact_class_of_an_activation_without_source_is_not_noticed() -> None:
+    namespace: dict[str, Any] = {}
+    exec("def asks(x, Tensor): return type(x) is Tensor", namespace)
+
+    class Asking(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            return x * 2 if namespace["asks"](x, Tensor) else x
+
+    assert error_of_calls(Asking, "full") > 1e-3
 
 
 def test_what_a_model_reads_of_itself_through_a_global_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ _LIBRARIES = (Path(torch.__file__).resolve().parent, Path(__file__).resolve().pa
 
 
 @lru_cache(maxsize=4096)
-def _is_library(file: str) -> bool:
+def is_library(file: str) -> bool:
     """Whether a source file belongs to torch, einops, streamplan or Python rather than to the user."""
     if file.startswith("<frozen"):
         return True
@@ -52,7 +52,7 @@ def user_location(boundary: CodeType) -> SourceLocation | None:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not boundary:
-        if not _is_library(frame.f_code.co_filename):
+        if not is_library(frame.f_code.co_filename):
             return _describe(frame.f_code, frame.f_lineno)
         frame = frame.f_back
     return None
@@ -63,7 +63,7 @@ def error_location(traceback: TracebackType | None) -> SourceLocation | None:
     found = None
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if not _is_library(code.co_filename):
+        if not is_library(code.co_filename):
             found = (code, traceback.tb_lineno)
         traceback = traceback.tb_next
     return _describe(*found) if found else None

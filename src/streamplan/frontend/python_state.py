@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import nn
 
 from streamplan.errors import TracingError
 from streamplan.frontend.outside import OutsideState
+from streamplan.frontend.type_tests import type_test_error
 
 _SEEDING = frozenset({"manual_seed", "seed", "set_state", "graphsafe_set_state", "set_offset"})
 """Methods of `torch.Generator` that change what it draws next, without drawing."""
@@ -60,18 +61,23 @@ class PythonState:
 
 
 @contextmanager
-def seeding_refused() -> Iterator[None]:
-    """Refuse, when the `with` block is left, that torch's generators were seeded inside it.
+def watched() -> Iterator[None]:
+    """Refuse, when the `with` block is left, what code inside it did that no tracer sees.
 
-    The calls are found by this thread's profiler, since a seed may be set to what it was.
+    That torch's generators were seeded, and that a tensor was tested for its very class. Both are found by this
+    thread's profiler: a seed may be set to what it was, and a test leaves nothing behind.
 
     Raises:
-        TracingError: They were.
+        TracingError: Code did so.
     """
     found: list[TracingError] = []
     before = sys.getprofile()
 
+    codes: set[CodeType] = set()
+
     def watch(frame: FrameType, event: Any, argument: Any) -> None:
+        if event == "call":
+            codes.add(frame.f_code)
         if event == "c_call" and argument.__name__ in _SEEDING:
             owner = getattr(argument, "__self__", None)
             if isinstance(owner, torch.Generator) and not found:
@@ -84,6 +90,7 @@ def seeding_refused() -> Iterator[None]:
         yield
     finally:
         sys.setprofile(before)
+    found += filter(None, map(type_test_error, codes))
     if found:
         raise found[0]
 

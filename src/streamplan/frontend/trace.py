@@ -37,7 +37,7 @@ from streamplan.frontend.leaves import TorchLeaves, check_functional, is_compile
 from streamplan.frontend.locations import error_location, place
 from streamplan.frontend.modes import AmbientModes, as_in_a_call, default_dtype, no_autocast
 from streamplan.frontend.patches import steady_execution
-from streamplan.frontend.python_state import PythonState, seeding_refused
+from streamplan.frontend.python_state import PythonState, watched
 from streamplan.frontend.registered import is_registered_leaf
 from streamplan.frontend.replay import make_replayable
 from streamplan.frontend.results import ResultForm, flatten_result
@@ -88,7 +88,7 @@ def trace_model(
         run = _Run(skeleton, inputs, fake_mode, PythonState.current(model), Fixed.of(skeleton), _ambient(model, ()))
         plain_skeleton = copy_skeleton(skeleton) if check else None
         tracer = GraphTracer(skeleton, AtenStream(), _leaf_rule(is_leaf))
-        with run.before.again(run.skeleton.root), seeding_refused():
+        with run.before.again(run.skeleton.root), watched():
             traced = _run_recorder(tracer, run)
             run.fixed.check(skeleton)
             refuse_kept_outside(run.before.outside, skeleton.root, constants_of(tracer.events))
@@ -144,7 +144,7 @@ def guard_call(
                 write_back(shadow, before, constants_of(guard.events))
             raise
         if not torch.equal(seeds, torch.get_rng_state()):  # the model has seeded, or another thread has drawn
-            with run.before.again(run.skeleton.root), seeding_refused():
+            with run.before.again(run.skeleton.root), watched():
                 run_plainly(copy_skeleton(shadow.skeleton_before(before)), inputs, shadow.fake_mode)
         known = guard.trace or next((trace for trace in traces if is_same_run(trace.events, guard.events)), None)
         skeleton = shadow.skeleton_before(before) if known is None else shadow.skeleton
@@ -184,7 +184,7 @@ def _finished(tracer: GraphTracer, traced: Result, run: _Run, plain_skeleton: Sk
     if plain_skeleton is None:
         tracer.reads.give_up()
     else:
-        with run.before.again(run.skeleton.root), seeding_refused():
+        with run.before.again(run.skeleton.root), watched():
             plain = run_plainly(plain_skeleton, run.inputs, run.fake_mode)
         check_trace(tracer, traced, plain)
         check_settings(tracer, tracer.events)
