@@ -1,7 +1,7 @@
 """The names that `streamplan` gives its users, each from the module that makes it.
 
-`streamplan` looks them up here when the first of them is asked for. That imports torch, which takes seconds: the command
-line tells its version and of mistakes without it.
+`streamplan` looks them up here when the first of them is asked for. That imports torch, which takes seconds: the
+command line tells its version and of mistakes without it.
 """
 
 from streamplan import init, testing

@@ -217,7 +217,9 @@ def test_a_reader_may_give_one_buffer_again(as_tensor: bool) -> None:
         found = compiled(Source(Refilling(image(), as_tensor)))
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         found.square().sum().backward()
-        torch.testing.assert_close(compiled.get_parameter("0.weight").grad, plain[0].weight.grad, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            compiled.get_parameter("0.weight").grad, plain[0].weight.grad, rtol=1e-12, atol=1e-12
+        )
 
 
 def test_two_inputs_of_one_reader() -> None:
