@@ -73,7 +73,7 @@ MODEL: dict[str, Change] = {
     "registered parameter set": lambda net, world: _set(net, lora=_ones(3, 1, 1, scale=2.0)),
     "registered parameter removed": lambda net, world: _set(net, lora=None),
     "gain added": lambda net, world: net.gains.update({"n": _ones(3, 1, 1, scale=0.5)}),
-    "gain removed": lambda net, world: net.gains.pop("k", None) if "k" in net.gains else None,
+    "gain removed": lambda net, world: net.gains.pop("k") if "k" in net.gains else None,
     "untied": lambda net, world: _set(net, tied=_ones(3, 3, 3, 3, scale=0.1)),
     "tied": lambda net, world: _set(net, tied=net.kernel),
     "layers tied": lambda net, world: _set(net.named["p"], weight=net.named["q"].weight),
