@@ -27,7 +27,7 @@ class _Recorder(fx.Interpreter):
 def whole_activations(streamed: streamplan.StreamedModule, batch: Sequence[Tensor]) -> dict[str, Tensor]:
     """Every value of the plain model for one batch, by its name in the plan."""
     arguments = CallArguments.of_tensors(tuple(batch))
-    graph = streamed._executable(arguments, streamed._device()).prepared.traced.trace.graph
+    graph = streamed._executable_for(arguments).prepared.traced.trace.graph
     recorder = _Recorder(streamed._model, graph=graph)
     recorder.values = {}
     with torch.no_grad():

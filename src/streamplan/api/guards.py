@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -181,21 +180,6 @@ def _check_dtype(model: nn.Module, path: str, tensor: torch.Tensor | Source, spe
         do=f"convert the input: x.to({spec.dtype})"
         + (f", or compile with dtype={tensor.dtype}" if is_differentiable(tensor.dtype) else ""),
     )
-
-
-def settings_digest(model: nn.Module) -> str:
-    """Hash of the classes and the plain attributes of all modules: what a trace takes as constants."""
-    digest = hashlib.sha256()
-    for path, module in model.named_modules():
-        settings = {name: value for name, value in vars(module).items() if _is_plain(value)}
-        digest.update(f"{path} {type(module).__qualname__} {settings!r}\n".encode())
-    return digest.hexdigest()
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple | list):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 @contextmanager
