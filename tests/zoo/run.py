@@ -145,7 +145,7 @@ def _verified_row(name: str, outcome: Outcome) -> str:
 
 def _other_row(name: str, outcome: Outcome) -> str:
     verdict = "" if outcome.verdict == "refused" else f"**{outcome.verdict}**: "
-    reason = outcome.reason.replace("|", r"\|").replace("<", "&lt;").replace("__", r"\_\_")
+    reason = outcome.reason.replace("|", r"\|").replace("<", "&lt;").replace("__", r"\_\_").replace("[", r"\[")
     return f"| {_head(name)} | {verdict}{reason} |"
 
 
