@@ -407,6 +407,14 @@ def test_class_of_an_activation_with_its_subclasses(asks: Callable[[Tensor], boo
     assert error_of_calls(Asking, "full") < 1e-12
 
 
+def test_text_of_an_activation_is_not_noticed() -> None:
+    class Reading(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            return x * 2 if "tensor" in f"{x}" else x
+
+    assert error_of_calls(Reading, "full") > 1e-3
+
+
 def test_exact_class_of_an_activation_without_source_is_not_noticed() -> None:
     namespace: dict[str, Any] = {}
     exec("def asks(x, Tensor): return type(x) is Tensor", namespace)
