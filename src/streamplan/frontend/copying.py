@@ -17,7 +17,7 @@ import functools
 import weakref
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from streamplan.frontend.tokens import ATOMS
 
 TABLES = ("_parameters", "_buffers", "_modules")
 """Attributes of a module that hold its tensors and modules by name."""
-_HOLDING_NOTHING = frozenset((*ATOMS, float, complex, type))
+_HOLDING_NOTHING = frozenset((*ATOMS, float, complex, type, ModuleType))
 
 
 def copy_modules(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
