@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 import streamplan
 from streamplan import StreamedModule
@@ -129,7 +130,7 @@ def test_the_program_is_the_same_for_every_tile_size(tile_size: int) -> None:
 
 def fussy(x: torch.Tensor) -> torch.Tensor:
     """Takes tensors without data alone, as those of a trace are."""
-    if x.device.type != "meta" and type(x) is torch.Tensor:
+    if x.device.type != "meta" and not isinstance(x, FakeTensor):
         raise ArithmeticError("not these values")
     return x * 2
 
