@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import cProfile
 import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -119,6 +122,32 @@ def test_contexts_that_change_numbers_are_refused(name: str, is_streamed: bool) 
     context, words = REFUSED[name]
     with pytest.raises(TracingError, match=words):
         streamplan.compile(Net(context, is_streamed=is_streamed).double(), SIZE, 8)
+
+
+def test_profilers_of_python_go_on_after_a_trace() -> None:
+    model = Net(contextlib.nullcontext, is_streamed=True).double()
+    x = torch.randn(SIZE, dtype=torch.float64)
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        called.append(frame.f_code.co_name)
+
+    def after() -> None:
+        pass
+
+    with cProfile.Profile() as profile:
+        streamed = streamplan.compile(model, SIZE, 8)
+        found = streamed(x)
+        after()
+    sys.setprofile(note)
+    try:
+        streamed(x)
+        after()
+    finally:
+        sys.setprofile(None)
+    torch.testing.assert_close(found, model(x), rtol=1e-10, atol=1e-10)
+    assert "after" in {getattr(entry.code, "co_name", "") for entry in profile.getstats()}
+    assert {"forward", "after"} <= set(called)
 
 
 def test_a_default_dtype_set_in_forward_is_put_back() -> None:

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -339,6 +340,43 @@ def error_of_calls(build: Callable[[], nn.Module], guard: Any, change: Callable[
         errors.append(float((streamed(x) - expected).detach().abs().max()))
         change()
     return max(errors)
+
+
+OF_NUMPY = {
+    "integer": np.int64(2),
+    "text": np.str_("2"),
+    "array of one": np.array(2.0),
+    "array": np.full(3, 2.0),
+    "read only": np.broadcast_to(np.float64(2.0), 3),
+    "row of a table": np.array([(2, 0.5)], dtype=[("count", "i4"), ("share", "f8")])[0],
+    "table": np.array([(2, 0.5)], dtype=[("count", "i4"), ("share", "f8")]),
+    "generator": np.random.default_rng(1),
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMPY)
+def test_values_of_numpy_in_a_global(name: str) -> None:
+    def number() -> float:
+        value = OF_NUMPY[name]
+        if isinstance(value, np.random.Generator):
+            return float(value.random())
+        if name.startswith("array"):
+            value += 1
+        return float(np.ravel(value["count"] if value.dtype.names else value)[0])
+
+    class Reads(Base):
+        def middle(self, x: Tensor) -> Tensor:
+            return x * number()
+
+    model = Reads().double()
+    streamed = streamplan.compile(model, SIZE, 16)
+    x = image()
+    for _ in range(2):
+        before = copy.deepcopy(OF_NUMPY[name])
+        found = streamed(x)
+        OF_NUMPY[name], after = before, OF_NUMPY[name]
+        torch.testing.assert_close(found, model(x), rtol=1e-12, atol=1e-12)
+        assert str(OF_NUMPY[name]) == str(after)
 
 
 class Draws(Base):

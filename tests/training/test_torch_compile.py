@@ -187,6 +187,29 @@ def test_a_compiled_function_in_forward_is_traced_into(image: Tensor) -> None:
     assert_same_step(model, streamed, image)
 
 
+def squashed_by(scale: list[float], x: Tensor) -> Tensor:
+    return torch.tanh(x) * scale[0]
+
+
+def test_a_compiled_function_in_an_attribute_is_followed(image: Tensor) -> None:
+    class WithFunction(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.scale = [2.0]
+            self.squash = torch.compile(squashed_by, backend="eager")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.squash(self.scale, self.conv(x))
+
+    model = WithFunction().double()
+    streamed = streamplan.compile(model, SIZE, TILE)
+    for model.scale[0] in (2.0, 2.0, 3.0):
+        assert_same_step(model, streamed, image)
+        torch.testing.assert_close(streamed(image), torch.tanh(model.conv(image)) * model.scale[0])
+    assert len(streamed._executables) == 2
+
+
 def test_a_model_that_is_compiled_as_a_whole_is_refused(plain: BodyAndHead) -> None:
     with pytest.raises(ModelTypeError, match=r"compiled by torch\.compile as a whole") as caught:
         streamplan.compile(torch.compile(plain, backend="eager"), SIZE, TILE)

@@ -28,7 +28,7 @@ from streamplan.api.reference import Reference
 from streamplan.api.requests import bind_call, resolve_arguments
 from streamplan.api.streamed import Streamed
 from streamplan.api.traces import TraceCache
-from streamplan.errors import NothingRecordedError
+from streamplan.errors import NothingRecordedError, StreamPlanError
 from streamplan.frontend.containers import mapped
 from streamplan.images import Source, target_for, whole_tensor
 from streamplan.options import GuardPolicy, Options
@@ -77,6 +77,8 @@ class StreamedModule(Streamed, nn.Module):
         guard: GuardPolicy = "full",
     ) -> None:
         super().__init__()
+        if not _OWN_NAMES.isdisjoint(model._modules):
+            self.__class__ = _WithLikeNames
         self.__model: nn.Module
         self.__dict__[_MODEL] = model
         for name in _SHARED:
@@ -104,8 +106,8 @@ class StreamedModule(Streamed, nn.Module):
         """The plan `compile` made; what it takes is told when it is first asked for."""
         with self.__lock:
             is_complete = self.__plan.forecast is not None or self.__plan.forecast_failure
-            if not is_complete and self.__planned is not None and is_in_state(self.__planned, self.__model):
-                self.__plan = self._complete(self._executable(self.__planned))
+            if not is_complete and (executable := self._planned_still()) is not None:
+                self.__plan = self._complete(executable)
             return self.__plan
 
     @property
@@ -259,12 +261,6 @@ class StreamedModule(Streamed, nn.Module):
                 raise
             return getattr(model, name) if hasattr(model, name) or own not in vars(self) else vars(self)[own]
 
-    def __getattribute__(self, name: str) -> Any:
-        """As usual, but for `torch.func.functional_call`, which looks for the model's modules and gets them alone."""
-        if name in _OWN_NAMES and sys._getframe(1).f_globals.get("__name__") == _MEMBER_ACCESS:
-            return super().__getattr__(name)
-        return super().__getattribute__(name)
-
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the model, as reading one does, but what it has of its own, as every module has."""
         model = vars(self).get(_MODEL)
@@ -329,6 +325,16 @@ class StreamedModule(Streamed, nn.Module):
             return self._executable_for(self._current_arguments())
         return self._executable(self.__planned)
 
+    def _planned_still(self) -> Executable | None:
+        """The executable of the plan, if the model is in the state that was planned; a copy has not traced it yet."""
+        if self.__planned is not None:
+            return self._executable(self.__planned) if is_in_state(self.__planned, self.__model) else None
+        try:
+            traced = self.__traces.of_state(self.__model, self.__plan.arguments, self._device())
+        except StreamPlanError:
+            return None
+        return self._executable(traced) if _is_of(self.__plan, traced) else None
+
     def _executable_for(self, arguments: CallArguments) -> Executable:
         """The executable for calls in the state that the model is in; the model's code is not run for it."""
         with self.__lock:
@@ -383,6 +389,19 @@ def _is_of(plan: Plan, traced: TracedModel) -> bool:
 
 _OWN_NAMES = frozenset(dir(StreamedModule)) - frozenset(dir(nn.Module))
 """What streamed modules have by these names hides what the model has."""
+
+
+class _WithLikeNames(StreamedModule):
+    """A streamed module whose model has a child of a name that `StreamedModule` has too, say `plan`."""
+
+    def _get_name(self) -> str:
+        return StreamedModule.__name__
+
+    def __getattribute__(self, name: str) -> Any:
+        """As usual, but for `torch.func.functional_call`, which looks for the model's modules and gets them alone."""
+        if name in _OWN_NAMES and sys._getframe(1).f_globals.get("__name__") == _MEMBER_ACCESS:
+            return super().__getattr__(name)
+        return super().__getattribute__(name)
 
 
 def _with_forecast(made: Plan, given: Plan) -> Plan:

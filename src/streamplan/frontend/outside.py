@@ -302,7 +302,8 @@ def _numpy_content(value: Any) -> Any:
         return value.bit_generator.state
     if hasattr(value, "get_state"):
         return value.get_state()
-    return value.copy() if hasattr(value, "__array_interface__") and getattr(value, "flags", None) is not None else None
+    is_array = isinstance(value, sys.modules["numpy"].ndarray)  # its numbers cannot be written
+    return value.copy() if is_array and value.flags.writeable else None
 
 
 def _put(names: dict[str, Any], name: str, value: Any) -> None:

@@ -71,9 +71,8 @@ def watched() -> Iterator[None]:
         TracingError: Code did so.
     """
     found: list[TracingError] = []
-    before = sys.getprofile()
-
     codes: set[CodeType] = set()
+    before: Any = sys.getprofile()
 
     def watch(frame: FrameType, event: Any, argument: Any) -> None:
         if event == "call":
@@ -82,17 +81,41 @@ def watched() -> Iterator[None]:
             owner = getattr(argument, "__self__", None)
             if isinstance(owner, torch.Generator) and not found:
                 found.append(_seeding(frame))
-        if before is not None:
+        if callable(before):
             before(frame, event, argument)
 
-    sys.setprofile(watch)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
+    with _paused(before):
+        sys.setprofile(watch)
+        try:
+            yield
+        finally:
+            sys.setprofile(before if callable(before) else None)
     found += filter(None, map(type_test_error, codes))
     if found:
         raise found[0]
+
+
+@contextmanager
+def _paused(profiler: Any) -> Iterator[None]:
+    """Inside the `with` block, a profiler written in C, as `cProfile.Profile` is in Python 3.11, does not run.
+
+    Raises:
+        TracingError: It cannot be stopped and started.
+    """
+    if profiler is None or callable(profiler):
+        yield
+        return
+    if not (hasattr(profiler, "disable") and hasattr(profiler, "enable")):
+        raise TracingError(
+            f"a profiler of class {type(profiler).__name__} is running",
+            why="forward is traced under a profiler that looks for calls which no tracer sees, and a thread has only one",
+            do="profile with cProfile, with torch.profiler, or from another process",
+        )
+    profiler.disable()
+    try:
+        yield
+    finally:
+        profiler.enable()
 
 
 def _seeding(frame: FrameType) -> TracingError:

@@ -23,12 +23,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from streamplan.frontend.copying import TABLES, reachable
-from streamplan.frontend.leaves import TorchLeaves
+from streamplan.frontend.leaves import TorchLeaves, is_compiled
 from streamplan.frontend.skeleton import Skeleton, copy_with, make_fakes
 from streamplan.frontend.tokens import ATOMS, Same, Tokens, tensor_metadata
 
 _CONSTANT = frozenset((*ATOMS, float, complex, type, ModuleType))
 """Types of values that never change, and lead to nothing else."""
+
+_OF_TORCH = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called", "_compiled_call_impl")
+"""Ends of the names of what `nn.Module` keeps besides `TABLES`."""
 
 Place = tuple[str, str]
 """Path of a module, and name of an attribute."""
@@ -178,11 +181,11 @@ def leads_to_twin(value: Any) -> bool:
 
 
 def _mutable_values(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Place, Any]]:
-    """Attributes that may change, or lead to what may, but for those that torch's own layers and `nn.Module` keep."""
+    """Attributes that may change, or lead to what may, but for those that torch keeps for itself."""
     is_torch_leaf = TorchLeaves()
     for path, module in modules.items():
-        for name, value in vars(module).items() if not is_torch_leaf(module) else ():
-            is_own = name in TABLES or name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+        for name, value in vars(module).items() if not (is_torch_leaf(module) or is_compiled(module)) else ():
+            is_own = name in TABLES or name.endswith(_OF_TORCH)
             if not is_own and not _is_constant(value) and not isinstance(value, torch.Tensor | nn.Module):
                 yield (path, name), value
 

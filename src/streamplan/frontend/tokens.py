@@ -29,6 +29,8 @@ ATOMS = (
 )
 """Types whose values never change, and are equal where they look equal."""
 _BY_IDENTITY = (type, ModuleType, BuiltinFunctionType, enum.Enum, torch.Generator)
+_COMPILER = "torch._dynamo."
+"""Objects of these modules remember what they have compiled."""
 
 
 class Same:
@@ -121,6 +123,8 @@ class Tokens:
             return kind, self.of(value.func), self._all(value.args), self.of(value.keywords)
         if hasattr(value, "__array_interface__"):
             return self._of_array(value)
+        if kind.__module__.startswith(_COMPILER):
+            return Same(value)
         return self._of_object(value)
 
     def _of_array(self, value: Any) -> Any:
@@ -147,6 +151,10 @@ class Tokens:
 
     def _of_function(self, function: FunctionType) -> Any:
         """Code, defaults, what it closes over, and the plain data of its module that it names."""
+        if (
+            compiled := vars(function).get("_torchdynamo_orig_callable")
+        ) is not None:  # it leads to all of the compiler
+            return Same(function), self.of(compiled)
         code = unswitched(function).__code__
         cells = tuple(self._of_cell(cell) for cell in function.__closure__ or ())
         named = {name: function.__globals__[name] for name in names_in(code) & function.__globals__.keys()}
@@ -163,9 +171,13 @@ class Tokens:
 
 @functools.lru_cache(maxsize=1024)
 def names_in(code: CodeType) -> frozenset[str]:
-    """Names that a function, or one defined inside it, may read from its module."""
+    """Names that a function, or one defined inside it, may read from its module.
+
+    Not those that no source can spell, such as pytest's for what a rewritten `assert` calls: from there, its whole
+    session would be reached.
+    """
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return frozenset(code.co_names).union(*map(names_in, inner))
+    return frozenset(filter(str.isidentifier, code.co_names)).union(*map(names_in, inner))
 
 
 def _is_data(value: Any) -> bool:
