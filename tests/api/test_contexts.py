@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import cProfile
 import contextlib
+import cProfile
 import sys
 import warnings
 from collections.abc import Callable, Iterator

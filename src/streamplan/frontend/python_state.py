@@ -108,7 +108,7 @@ def _paused(profiler: Any) -> Iterator[None]:
     if not (hasattr(profiler, "disable") and hasattr(profiler, "enable")):
         raise TracingError(
             f"a profiler of class {type(profiler).__name__} is running",
-            why="forward is traced under a profiler that looks for calls which no tracer sees, and a thread has only one",
+            why="forward is traced under a profiler that finds calls which no tracer sees, and a thread has only one",
             do="profile with cProfile, with torch.profiler, or from another process",
         )
     profiler.disable()

@@ -87,7 +87,7 @@ class Tokens:
             return kind, repr(value)
         if isinstance(value, torch.Tensor):
             return self._of_tensor(value)
-        if isinstance(value, _BY_IDENTITY):
+        if isinstance(value, _BY_IDENTITY) or kind.__module__.startswith(_COMPILER):
             return Same(value)
         if id(value) in self._open:
             return "an outer value", self._open[id(value)]
@@ -123,8 +123,6 @@ class Tokens:
             return kind, self.of(value.func), self._all(value.args), self.of(value.keywords)
         if hasattr(value, "__array_interface__"):
             return self._of_array(value)
-        if kind.__module__.startswith(_COMPILER):
-            return Same(value)
         return self._of_object(value)
 
     def _of_array(self, value: Any) -> Any:
