@@ -23,7 +23,7 @@ _COMMON: dict[str, Any] = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow],  # a busy machine is no fault
 }
-settings.register_profile("default", max_examples=25, derandomize=IN_CI, **_COMMON)
+settings.register_profile("default", max_examples=15, derandomize=IN_CI, **_COMMON)
 settings.register_profile("all", max_examples=100, derandomize=IN_CI, **_COMMON)
 settings.register_profile("fuzz", max_examples=5000, **_COMMON)
 settings.load_profile("default")  # --hypothesis-profile=fuzz takes precedence

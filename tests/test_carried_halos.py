@@ -105,7 +105,7 @@ def image() -> Tensor:
     ("model", "size", "tile_size"),
     [
         (resnet18(width=4), (2, 3, 149, 131), (50, 33)),
-        (densenet121(width=2), (1, 3, 97, 83), 32),
+        pytest.param(densenet121(width=2), (1, 3, 97, 83), 32, marks=pytest.mark.more),
         (unet_bilinear(3, 2, 2), (1, 3, 61, 53), 24),
     ],
     ids=["resnet18", "densenet121", "unet"],

@@ -37,7 +37,7 @@ def example() -> ModuleType:
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_photograph(tmp_path: Path) -> None:
     said = run("--quick", "--out", str(tmp_path / "map.png"))
     assert "353 x 353 pixels in 9 tiles" in said

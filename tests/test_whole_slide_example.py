@@ -269,7 +269,7 @@ def test_the_slides_of_classifiers(tmp_path: Path) -> None:
     assert not np.array_equal(slides.train.arrays[256][0], slides.tuning.arrays[256][0])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_quick_form(tmp_path: Path) -> None:
     from slide_study import classify
     from slide_study.nets import SlideNet

@@ -120,7 +120,7 @@ def test_a_plain_net_that_does_not_fit_is_not_run() -> None:
     assert found["reason"].startswith("projected 0.0 GiB, allowed")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_everything_runs_goes_on_and_is_drawn_again(tmp_path: Path) -> None:
     out = tmp_path / "scaling.json"
     given = ["--quick", "--out", str(out), "--figures", str(tmp_path), "--steps", "1"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from streamplan.frontend import trace_model
 from tests.frontend.helpers import assert_graph_equals_model, spec
-from tests.nets.densenet import densenet121
+from tests.nets.densenet import DenseNet
 from tests.nets.googlenet import googlenet
 from tests.nets.inception import inception_v3
 from tests.nets.mobilenet import mobilenet_v2
@@ -22,7 +22,7 @@ from tests.nets.vgg import vgg11_bn
 
 NETS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (lambda: resnet50(width=4), (2, 3, 64, 64)),
-    (lambda: densenet121(width=4), (2, 3, 64, 64)),
+    (lambda: DenseNet((2, 2, 2, 2), 4), (2, 3, 64, 64)),
     (lambda: googlenet(width=8), (2, 3, 64, 64)),
     (lambda: inception_v3(width=4), (2, 3, 96, 96)),
     (lambda: mobilenet_v2(width=4), (2, 3, 64, 64)),
@@ -67,11 +67,12 @@ def _monai_nets() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     }
 
 
-MONAI_NETS = "UNet,BasicUNet,BasicUNet odd,DenseNet121,ResNet,SegResNet,AttentionUnet,DynUNet,EfficientNet,ViT"
+MONAI_NETS = "UNet,BasicUNet,ResNet,SegResNet,AttentionUnet,DynUNet,EfficientNet,ViT"
+MORE_OF_MONAI = ("BasicUNet odd", "DenseNet121", "SwinUNETR")
 
 
 @pytest.mark.parametrize(
-    "name", [*MONAI_NETS.split(","), pytest.param("SwinUNETR", marks=pytest.mark.slow, id="SwinUNETR")]
+    "name", [*MONAI_NETS.split(","), *(pytest.param(name, marks=pytest.mark.more) for name in MORE_OF_MONAI)]
 )
 def test_monai_nets(name: str) -> None:
     make_net, shape = _monai_nets()[name]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import streamplan
 from streamplan.errors import OptionError
 from streamplan.options import PASSES
-from tests.nets.densenet import densenet121
+from tests.nets.densenet import DenseNet
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet
@@ -23,7 +23,7 @@ CHOICES = [
 ]
 NETS = {
     "resnet": (lambda: resnet18(width=4, num_classes=3), (1, 3, 131, 101), "layer2"),
-    "densenet": (lambda: densenet121(4, 2), (2, 3, 75, 64), "features.transition1"),
+    "densenet": (lambda: DenseNet((2, 2, 2, 2), 4, 2), (2, 3, 75, 64), "features.transition1"),
     "unet": (lambda: unet(width=4, depth=2), (1, 3, 64, 44), "latest"),
 }
 

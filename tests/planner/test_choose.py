@@ -29,15 +29,31 @@ from tests.projection.measuring import measured_peaks
 
 CPU = torch.device("cpu")
 MIB = 2**20
-NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+Nets = dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]
+
+
+def plain_net() -> nn.Module:
+    """Few layers, so that few candidates are projected."""
+    layers = [
+        layer
+        for i, o in ((3, 8), (8, 16), (16, 16))
+        for layer in (nn.Conv2d(i, o, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
+    ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+NETS: Nets = {
     "resnet18": (lambda: resnet18(16, 5).eval(), (1, 3, 512, 512)),
     "vgg11_bn": (lambda: vgg11_bn(8, 5).eval(), (2, 3, 256, 320)),
     "unet": (lambda: unet(8, 2).eval(), (1, 3, 256, 256)),
 }
 
 
+ALL: Nets = {**NETS, "plain": (plain_net, (1, 3, 96, 64))}
+
+
 def search(name: str, **options: Any) -> Search:
-    build, size = NETS[name]
+    build, size = ALL[name]
     model, arguments = build(), CallArguments.of_size(size, torch.float32)
     traced = trace_and_lower(model, arguments, CPU)
     return Search(Question(model, arguments, Options(**options), CPU, traced, Calibration(CPU)))
@@ -49,11 +65,7 @@ def kept_search(name: str) -> Search:
     return search(name)
 
 
-SEARCHED = [
-    pytest.param("resnet18", marks=pytest.mark.more),
-    "vgg11_bn",
-    pytest.param("unet", marks=pytest.mark.more),
-]
+SEARCHED = [*(pytest.param(name, marks=pytest.mark.more) for name in NETS), "plain"]
 """Nets of tests that project many candidates."""
 
 
@@ -79,7 +91,7 @@ def test_a_candidate_is_left_out_only_if_it_takes_too_much(name: str) -> None:
 
 @pytest.mark.slow
 @settings(max_examples=num_examples(60))
-@given(st.sampled_from(sorted(NETS)), st.floats(0.02, 2.0), st.floats(0.02, 2.0))
+@given(st.sampled_from(["plain", *NETS][: num_examples(4)]), st.floats(0.02, 2.0), st.floats(0.02, 2.0))
 def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: str, one: float, other: float) -> None:
     found = kept_search(name)
     scale = found.front[0].estimate.peak_bytes
@@ -101,9 +113,9 @@ def test_a_larger_budget_is_never_slower_and_a_smaller_one_never_larger(name: st
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_least_budget_is_exact_and_the_plan_runs_within_it(name: str) -> None:
-    model, (_, size) = kept_search(name).question.model, NETS[name]
+    model, (_, size) = kept_search(name).question.model, ALL[name]
     with pytest.raises(InfeasibleBudgetError) as refusal:
-        kept_search(name).within_budget(MIB, "")
+        kept_search(name).within_budget(1024, "")
     least = refusal.value.least_budget
     assert least is not None
     assert f"memory_budget={least} or more" in str(refusal.value)
@@ -151,11 +163,11 @@ def test_what_fits_is_found_though_its_estimate_is_too_large() -> None:
 
 def test_slowdown_is_kept_and_more_of_it_takes_less_memory() -> None:
     model, size = resnet18(16, 5).eval(), (1, 3, 512, 512)
-    plans = [streamplan.plan(model, size, max_slowdown=factor) for factor in (1.0, 1.1, 1.25, 2.0)]
+    plans = [streamplan.plan(model, size, max_slowdown=factor) for factor in (1.0, 1.1, 2.0)]
     forecasts = [plan.forecast for plan in plans if plan.forecast is not None]
     assert [forecast.time.ratio <= plan.max_slowdown for plan, forecast in zip(plans, forecasts, strict=True)] == [
         True
-    ] * 4
+    ] * 3
     peaks = [forecast.memory.peak_bytes for forecast in forecasts]
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[-1] < peaks[0]

@@ -94,7 +94,7 @@ def above_start(projection: MemoryProjection) -> dict[str, int]:
     }
 
 
-_FEWER = {("resnet18", "strips"), ("densenet121", "tiles"), ("unet_bilinear", "recompute"), ("hrnet", "tiles")}
+_FEWER = {("resnet18", "strips"), ("resnet18", "tiles"), ("unet_bilinear", "recompute")}
 """Nets and plans of the default run."""
 
 

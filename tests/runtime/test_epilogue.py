@@ -10,7 +10,7 @@ import streamplan
 from streamplan.lowering import pipeline
 from streamplan.lowering.fusing import fuse_relus
 from streamplan.runtime.epilogue import channel_sum, rectified_gradient, rectify_into
-from tests.nets.densenet import densenet121
+from tests.nets.densenet import DenseNet
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18, resnet50
 from tests.nets.unet import unet_bilinear
@@ -20,7 +20,7 @@ from tests.runtime.epilogue_cases import cases
 NETS = {
     "resnet18": (lambda: resnet18(width=4, num_classes=3), (2, 3, 131, 101), (32, 48)),
     "resnet50": (lambda: resnet50(width=4, num_classes=3), (1, 3, 128, 64), (32, 64)),
-    "densenet": (lambda: densenet121(4, 2), (1, 3, 96, 64), (40, 64)),
+    "densenet": (lambda: DenseNet((2, 2, 2, 2), 4, 2), (1, 3, 96, 64), (40, 64)),
     "unet": (lambda: unet_bilinear(width=4, depth=2), (1, 3, 64, 44), (24, 20)),
 }
 

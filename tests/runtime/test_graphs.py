@@ -16,7 +16,7 @@ from streamplan.api import executable
 from streamplan.runtime import graphs
 from streamplan.runtime.graphs import GraphCache
 from streamplan.runtime.recorders import Slots, Work, settings_of
-from tests.nets.densenet import densenet121
+from tests.nets.densenet import DenseNet
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet, unet_bilinear
@@ -24,7 +24,7 @@ from tests.runtime.comparison import assert_same_results, run
 
 NETS = {
     "resnet": (lambda: resnet18(width=4, num_classes=3), (2, 3, 288, 96), (32, 48)),
-    "densenet": (lambda: densenet121(4, 2), (1, 3, 256, 64), (32, 64)),
+    "densenet": (lambda: DenseNet((2, 2, 2, 2), 4, 2), (1, 3, 256, 64), (32, 64)),
     "unet": (lambda: unet(width=4, depth=2), (1, 3, 192, 64), (16, 32)),
 }
 

@@ -77,8 +77,15 @@ def test_quiet_where_standard_error_is_no_terminal() -> None:
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
-@pytest.mark.parametrize("stream", ["stderr", "stdout"])
-@pytest.mark.parametrize("prints", [False, True])
+@pytest.mark.parametrize(
+    ("stream", "prints"),
+    [
+        ("stderr", False),
+        ("stdout", True),
+        pytest.param("stderr", True, marks=pytest.mark.more),
+        pytest.param("stdout", False, marks=pytest.mark.more),
+    ],
+)
 def test_beside_tqdm(stream: str, prints: bool) -> None:
     """The screen is that of tqdm alone: its bar once, full, and no trace of tiles."""
     arguments = [stream, "print"] if prints else [stream]
@@ -94,7 +101,7 @@ def test_beside_tqdm(stream: str, prints: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["TQDMProgressBar", "RichProgressBar"])
+@pytest.mark.parametrize("kind", ["TQDMProgressBar", pytest.param("RichProgressBar", marks=pytest.mark.more)])
 def test_beside_the_bar_of_a_lightning_trainer(kind: str) -> None:
     _, alone, _ = run_in_terminal(WITH_TRAINER, kind)
     sent, shown, _ = run_in_terminal(WITH_TRAINER, kind, "progress")
