@@ -32,7 +32,12 @@ def _as_float(module: nn.Module, net: nn.Module) -> nn.Module:
 
 
 def _subclass(net: Any, world: ModuleType) -> None:
-    net.body[4].__class__ = type("Conv2d", (nn.Conv2d,), {"forward": lambda s, x: nn.Conv2d.forward(s, x) * 2})
+    _last_conv(net).__class__ = type("Conv2d", (nn.Conv2d,), {"forward": lambda s, x: nn.Conv2d.forward(s, x) * 2})
+
+
+def _last_conv(net: Any) -> nn.Conv2d:
+    """Of the body, wherever others have inserted or removed layers."""
+    return next(layer for layer in reversed(list(net.body)) if isinstance(layer, nn.Conv2d))
 
 
 def _assigned(net: Any, world: ModuleType) -> None:
@@ -40,8 +45,8 @@ def _assigned(net: Any, world: ModuleType) -> None:
 
 
 def _normed_and_not(net: Any, world: ModuleType) -> None:
-    parametrizations.weight_norm(net.body[4])
-    parametrize.remove_parametrizations(net.body[4], "weight")
+    parametrizations.weight_norm(_last_conv(net))
+    parametrize.remove_parametrizations(_last_conv(net), "weight")
 
 
 def _pruned_and_not(net: Any, world: ModuleType) -> None:
