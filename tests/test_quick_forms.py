@@ -26,7 +26,8 @@ QUICK = {
 }
 """Arguments of each script that is run by hand; whatever runs from the command line must be among them."""
 _MORE = dict.fromkeys(
-    "benchmarks/planning.py benchmarks/scaling.py examples/imagenette.py examples/whole_slide.py".split(),
+    """benchmarks/planning.py benchmarks/scaling.py examples/imagenette.py examples/larger_than_memory.py
+    examples/quickstart.py examples/whole_slide.py""".split(),
     pytest.mark.more,
 )
 """The slowest of them."""

@@ -145,7 +145,9 @@ NETS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], list[tuple[int, 
 ]
 
 
-_MORE = dict.fromkeys(("densenet121", "inception_v3", "resnet50", "deeplab"), pytest.mark.more)
+_MORE = dict.fromkeys(
+    ("densenet121", "inception_v3", "resnet50", "deeplab", "convnext_tiny", "mobilenet_v2"), pytest.mark.more
+)
 """The most expensive of them."""
 
 

@@ -110,16 +110,15 @@ def test_the_source_does_not_depend_on_the_process() -> None:
         "print(*[hashlib.sha256(compiled(name).source.encode()).hexdigest() for name in CASES])"
     )
     here = [hashlib.sha256(compiled(name).source.encode()).hexdigest() for name in CASES]
-    for seed in ("1", "2"):
-        run_ = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert run_.stdout.split() == here
+    run_ = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run_.stdout.split() == here
 
 
 @pytest.mark.parametrize("tile_size", [11, 16, 24])

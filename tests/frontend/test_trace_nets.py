@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +21,12 @@ from tests.nets.tupac import tupac
 from tests.nets.unet import unet, unet3d, unet_bilinear, unet_nearest
 from tests.nets.vgg import vgg11_bn
 
-NETS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
+NETS: list[Any] = [
     (lambda: resnet50(width=4), (2, 3, 64, 64)),
     (lambda: DenseNet((2, 2, 2, 2), 4), (2, 3, 64, 64)),
     (lambda: googlenet(width=8), (2, 3, 64, 64)),
-    (lambda: inception_v3(width=4), (2, 3, 96, 96)),
-    (lambda: mobilenet_v2(width=4), (2, 3, 64, 64)),
+    pytest.param(lambda: inception_v3(width=4), (2, 3, 96, 96), marks=pytest.mark.more),
+    pytest.param(lambda: mobilenet_v2(width=4), (2, 3, 64, 64), marks=pytest.mark.more),
     (lambda: vgg11_bn(width=4), (2, 3, 64, 64)),
     (lambda: unet(width=4, depth=2), (1, 3, 32, 32)),
     (lambda: unet_bilinear(width=4, depth=2), (1, 3, 32, 32)),

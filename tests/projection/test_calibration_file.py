@@ -167,13 +167,13 @@ def test_processes_that_write_at_once(path: Path) -> None:
     command = [sys.executable, "-c", WRITER]
     writers = [subprocess.Popen([*command, name], env=environment, stdin=subprocess.PIPE) for name in "ab"]
     seen: set[str] = set()
-    while len(seen) < 30 and all(writer.poll() is None for writer in writers):  # however fast they are
+    while len(seen) < 10 and all(writer.poll() is None for writer in writers):  # however fast they are
         if path.exists():
             seen.add(path.read_text(encoding="utf-8"))
     for writer in writers:
         writer.communicate()  # closes its input
     assert [writer.returncode for writer in writers] == [0, 0]
-    assert len(seen) == 30
+    assert len(seen) == 10
     assert all(json.loads(text) for text in seen)
     assert list(path.parent.iterdir()) == [path]
     assert {"a last", "b last"} & set(load_calibration(CPU).speeds)

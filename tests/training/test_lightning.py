@@ -126,7 +126,7 @@ def test_a_copy_of_the_lightning_module_is_streamed() -> None:
     torch.testing.assert_close(twin.net(image), start().eval()(image))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.more)])
 def test_the_example_runs(tmp_path: Path, precision: str) -> None:
     sizes = ["--extent", "96", "--tile-size", "32", "--steps", "3", "--precision", precision]
     command = [sys.executable, str(SCRIPT), *sizes, "--folder", str(tmp_path)]

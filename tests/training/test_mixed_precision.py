@@ -89,7 +89,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+_FEWER = [("resnet18", {}), ("unet", {"keep_tiles": 3}), ("densenet", {"passes": ()}), CASES[-1]]
+"""Cases of the default run."""
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [pytest.param(*case, marks=[] if case in _FEWER else pytest.mark.more) for case in CASES],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_as_exact_as_the_whole_net(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     """Errors against the exact step, relative to those of the plain net under autocast.
