@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from streamplan.analysis.cuts import enumerate_cuts
 from streamplan.analysis.locality import classify_locality
-from streamplan.analysis.regions import _field_of, pull_regions, receptive_field, receptive_fields, streamed_part
+from streamplan.analysis.regions import pull_regions, streamed_part
+from streamplan.analysis.unbounded import receptive_fields
 from streamplan.geometry import Interval
 from streamplan.planning import trace_and_lower
 from streamplan.planning.arguments import CallArguments
@@ -78,17 +79,6 @@ def test_every_region_holds_what_its_block_depends_on(recipe: Recipe, seed: int)
     assert checked >= len(part.frontier)
 
 
-@settings(max_examples=num_examples(60))
-@given(nets())
-def test_composed_windows_give_the_receptive_fields_that_pulling_gives(recipe: Recipe) -> None:
-    traced = trace_and_lower(recipe.build(), CallArguments.of_size(recipe.input_size, torch.float64))
-    graph, facts = traced.graph, classify_locality(traced.graph)
-    for cut in enumerate_cuts(graph, facts)[-1:]:
-        part = streamed_part(graph, facts, cut.streamed, cut.frontier)
-        for axis in range(part.num_axes):
-            assert receptive_fields(part, axis, part.order) == {n: _field_of(part, axis, n) for n in part.order}
-
-
 def test_regions_of_two_convolutions() -> None:
     part = part_of(seq(nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(1, 1, 3, padding=1)), (1, 1, 8))
     step = pull_regions(part, 0, {part.frontier[0]: Interval(2, 4)})
@@ -106,7 +96,8 @@ def test_regions_of_two_convolutions() -> None:
 def test_receptive_field_is_that_of_the_net_on_a_long_image(layers: tuple[nn.Module, ...], field: int) -> None:
     extent = 400
     model = seq(*layers)
-    assert receptive_field(part_of(model, (1, 1, 40)), 0) == field
+    part = part_of(model, (1, 1, 40))
+    assert receptive_fields(part, 0)[part.frontier[0]] == field
     x = torch.rand(1, 1, extent, dtype=torch.float64, requires_grad=True)
     for module in model:
         if isinstance(module, nn.MaxPool1d):  # the maximum hides its window from the gradient

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 import streamplan
@@ -25,6 +26,7 @@ from streamplan.rules import Rule
 from streamplan.rules.convolution import Convolution
 from streamplan.rules.pooling import MaxPool
 from streamplan.rules.resizing import Interpolate
+from tests.draws import num_examples
 from tests.golden import assert_matches_golden
 from tests.nets.densenet import densenet121
 from tests.nets.imagenette import imagenette
@@ -33,6 +35,7 @@ from tests.nets.tupac import tupac
 from tests.nets.unet import unet, unet_bilinear, unet_nearest
 from tests.nets.vgg import vgg16
 from tests.planned import plan_only
+from tests.strategies import Recipe, nets
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -137,6 +140,27 @@ def test_u_shapes(build: Any) -> None:
     report = streamplan.receptive_field(model, size)
     assert report.cut_values[0].axes[0].stride == 1
     assert not report.notes or "receptive field" in report.notes[0]
+
+
+@pytest.mark.parametrize("pad", [nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ZeroPad2d])
+def test_a_field_beyond_the_image_is_the_same_in_a_plan(pad: type[nn.Module]) -> None:
+    model = nn.Sequential(*(layer for _ in range(12) for layer in (pad(1), nn.Conv2d(1, 1, 3))))
+    report = streamplan.receptive_field(model, (1, 1, 20, 20), method="analytic")
+    assert [axis.receptive_field for axis in report.values[-1].axes] == [25, 25]
+    assert plan_only(model, (1, 1, 20, 20), 8).chosen.receptive_field == (25, 25)
+
+
+@settings(max_examples=num_examples(20))
+@given(nets())
+def test_plans_and_reports_tell_the_same(recipe: Recipe) -> None:
+    model = recipe.build()
+    chosen = plan_only(model, recipe.input_size, 64, dtype=torch.float64).chosen
+    report = streamplan.receptive_field(model, recipe.input_size, method="analytic", dtype=torch.float64)
+    fields: dict[str, list[tuple[int, ...]]] = {}
+    for value in report.values:
+        fields.setdefault(value.value, []).append(tuple(axis.receptive_field or 0 for axis in value.axes))
+    told = [found for name in chosen.values for found in fields[name]]
+    assert chosen.receptive_field == tuple(map(max, zip(*told, strict=True)))
 
 
 def test_a_small_image_has_analytic_numbers_only() -> None:

@@ -18,14 +18,12 @@ from torch import Tensor
 
 from streamplan.analysis.reads import EdgeReads
 from streamplan.analysis.regions import EdgeKey, StreamedPart
-from streamplan.analysis.unbounded import NOTHING, Reads
+from streamplan.analysis.unbounded import NOTHING, Reads, longest_read, middle_of
 from streamplan.geometry import Interval
 
 Sides = tuple[int, int]
 """A number of positions before and after."""
 
-NUM_MIDDLE = 32
-"""Positions in the middle of a map whose reads stand for those away from the borders."""
 _MAX_TILES = 64
 """Positions of the tile that are tried."""
 _MAX_WINDOW = 64
@@ -78,9 +76,7 @@ class AxisProblem:
 
     def middle(self, name: str) -> Interval:
         """The positions of a value whose reads are told."""
-        extent = self.extent(name)
-        start = max(0, (extent - NUM_MIDDLE) // 2)
-        return Interval(start, min(extent, start + NUM_MIDDLE))
+        return middle_of(self.extent(name))
 
 
 def place_tiles(extent: int, coarsest: int, tile_size: int) -> tuple[Interval, ...]:
@@ -176,11 +172,9 @@ def _compose(reads: EdgeReads, start: Tensor, stop: Tensor) -> tuple[Tensor, Ten
 
 def describe_reads(reads: Reads, stride: Fraction | None) -> tuple[int | None, int | None, int | None]:
     """Receptive field and halo before and after: the largest over all positions that read anything."""
+    field = longest_read(reads)
     spans = [span for span in spans_of(reads) if span is not None]
-    if not spans:
-        return None, None, None
-    field = max(stop - start for _, start, stop in spans)
-    if stride is None:
+    if field is None or stride is None:
         return field, None, None
     before = max(math.floor(position * stride) - start for position, start, _ in spans)
     after = max(stop - math.ceil((position + 1) * stride) for position, _, stop in spans)

@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
 
 from streamplan.analysis.locality import LocalityFacts, rule_context
 from streamplan.geometry import (
-    IDENTITY,
     AffineWindow,
     AveragingWindow,
     AxisMap,
     AxisRead,
     Interval,
-    ScatterWindow,
     hull,
     read_axis,
 )
@@ -164,82 +162,3 @@ def _demand(wanted: list[Interval], extent: int) -> Interval:
 def _sample(position: int, extent: int) -> Interval:
     start = min(position, extent - 1)
     return Interval(start, start + 1)
-
-
-def receptive_field(part: StreamedPart, axis: int) -> int:
-    """Image samples that one position reads, were the image unbounded; the most of all cut values."""
-    return max(receptive_fields(part, axis, part.frontier).values())
-
-
-def receptive_fields(part: StreamedPart, axis: int, names: Iterable[str]) -> dict[str, int]:
-    """Image samples that one position of each named value reads, were the image unbounded.
-
-    Maps that look positions up in a table know their input only, so pulls through them stay inside it.
-    """
-    regular = _regular_fields(part, axis)
-    return {name: regular[name] if name in regular else _field_of(part, axis, name) for name in names}
-
-
-def _regular_fields(part: StreamedPart, axis: int) -> dict[str, int]:
-    """Receptive fields of the values whose positions all read alike, one window behind another.
-
-    Windows compose: one with 3 samples and stride 2 on one with 5 and stride 1 is one with 7 and stride 2. Where paths
-    of different strides meet, and behind anything but a window with a whole stride, there is no such window.
-    """
-    windows: dict[str, dict[str, AffineWindow]] = {name: {name: IDENTITY} for name in part.input_maps}
-    irregular: set[str] = set()
-    for edge in part.edges:
-        window = _whole_window(edge.axis_maps[axis])
-        if window is None or edge.source in irregular:
-            irregular.add(edge.reader)
-            continue
-        own = windows.setdefault(edge.reader, {})
-        for name, behind in windows[edge.source].items():
-            composed = _composed(window, behind)
-            known = own.get(name, composed)
-            if known.num != composed.num:
-                irregular.add(edge.reader)
-            first, last = min(known.first, composed.first), max(known.last, composed.last)
-            own[name] = AffineWindow(known.num, 1, first, last)
-    return {
-        name: max(window.last - window.first + 1 for window in found.values())
-        for name, found in windows.items()
-        if name not in irregular
-    }
-
-
-def _whole_window(axis_map: AxisMap) -> AffineWindow | None:
-    """A map as a window with a whole stride; None if it is not one."""
-    if isinstance(axis_map, AveragingWindow):
-        return axis_map.window
-    return axis_map if isinstance(axis_map, AffineWindow) and axis_map.den == 1 and axis_map.num > 0 else None
-
-
-def _composed(reader: AffineWindow, behind: AffineWindow) -> AffineWindow:
-    """The window through which `reader` sees what `behind` reads."""
-    first, last = reader.first * behind.num + behind.first, reader.last * behind.num + behind.last
-    return AffineWindow(reader.num * behind.num, 1, first, last)
-
-
-def _field_of(part: StreamedPart, axis: int, name: str) -> int:
-    """Receptive field of one value, at the middle of its extent."""
-    middle = part.extents[name][axis] // 2
-    wanted: dict[str, list[Interval]] = {name: [Interval(middle, middle + 1)]}
-    regions: dict[str, Interval] = {}
-    for edge in reversed(part.edges):
-        if edge.reader not in regions:
-            demand = hull(wanted.get(edge.reader, ()))
-            if demand is None:
-                continue
-            regions[edge.reader] = demand
-        wanted.setdefault(edge.source, []).append(_pull_unbounded(edge, axis, regions[edge.reader], part))
-    fields = [hull(wanted.get(name, ())) for name in part.input_maps]
-    return max((field.size for field in fields if field is not None), default=0)
-
-
-def _pull_unbounded(edge: StreamedEdge, axis: int, out: Interval, part: StreamedPart) -> Interval:
-    axis_map = edge.axis_maps[axis]
-    if isinstance(axis_map, AffineWindow | AveragingWindow | ScatterWindow):
-        return axis_map.pull(out)
-    inside = out.clamp(part.extents[edge.reader][axis])
-    return Interval(0, 0) if inside.is_empty else axis_map.pull(inside)

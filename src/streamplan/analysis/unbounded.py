@@ -33,6 +33,8 @@ from streamplan.geometry import (
     hull,
 )
 
+NUM_MIDDLE = 32
+"""Positions in the middle of a map whose reads stand for those away from the borders."""
 NOTHING = 1 << 40
 """Start of a position that reads nothing; its stop is the negative."""
 
@@ -87,6 +89,42 @@ def unbounded_reads(part: StreamedPart, axis: int, source: str, wanted: Mapping[
             )
         reads[edge.reader] = found
     return reads
+
+
+def receptive_fields(part: StreamedPart, axis: int) -> dict[str, int]:
+    """Samples that one position of each streamed value reads of an input map, were the image unbounded.
+
+    The most over the positions in the middle of the value, and over the input maps.
+
+    Args:
+        part: The streamed part.
+        axis: Image axis, from 0.
+    """
+    fields: dict[str, int] = dict.fromkeys(part.order, 0)
+    for source in part.input_maps:
+        for name, reads in middle_reads(part, axis, source).items():
+            fields[name] = max(fields[name], longest_read(reads) or 0)
+    return fields
+
+
+def middle_reads(part: StreamedPart, axis: int, source: str) -> dict[str, Reads]:
+    """What the positions in the middle of each value that depends on an input map read of it."""
+    wanted = {name: middle_of(part.extents[name][axis]) for name in part.order}
+    reads = unbounded_reads(part, axis, source, wanted)
+    return {name: reads[name].of(positions) for name, positions in wanted.items() if name in reads}
+
+
+def middle_of(extent: int) -> Interval:
+    """The positions in the middle of a map."""
+    start = max(0, (extent - NUM_MIDDLE) // 2)
+    return Interval(start, min(extent, start + NUM_MIDDLE))
+
+
+def longest_read(reads: Reads) -> int | None:
+    """Most samples that one position reads, from the first to the last; None if no position reads any."""
+    sizes = reads.stop - reads.start
+    longest = int(sizes.max()) if len(sizes) else 0
+    return longest if longest > 0 else None
 
 
 class EffectiveStride(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from streamplan.analysis.regions import StreamedPart
-from streamplan.analysis.regions import receptive_field as plain_receptive_field
+from streamplan.analysis.unbounded import receptive_fields
 from streamplan.api.compile import resolve_tile_size
 from streamplan.api.requests import check_model, cut_option, resolve_arguments, resolve_device
 from streamplan.api.streamed_fields import StreamedFields
@@ -94,13 +94,19 @@ def receptive_field(  # noqa: PLR0913 - every option is a keyword
     return ReceptiveFieldReport(traced.name, size, tile, used, streamed.part.frontier, values, tuple(notes))
 
 
+def _field_of_cut(part: StreamedPart, axis: int) -> int:
+    """The most that one position of a cut value reads."""
+    fields = receptive_fields(part, axis)
+    return max(fields[name] for name in part.frontier)
+
+
 def _border_notes(streamed: StreamedFields, tile: tuple[int, ...]) -> list[str]:
     """What is to be said of a tile that is the whole image, or too near to its ends."""
     whole, near = [], []
     for axis, (extent, size) in enumerate(zip(streamed.image_extents, tile, strict=True)):
         if size == extent:
             whole.append(str(axis))
-        elif (extent - size) // 2 < plain_receptive_field(streamed.part, axis):
+        elif (extent - size) // 2 < _field_of_cut(streamed.part, axis):
             near.append(str(axis))
     notes = [f"the tile is the whole image along axis {', '.join(whole)}: there is no overlap"] if whole else []
     if near:
@@ -117,7 +123,7 @@ def _fitting_tile_size(tile_size: int | tuple[int, ...] | None, part: StreamedPa
         sizes = []
         for axis, extent in enumerate(extents):
             stride = -(-extent // min(part.extents[name][axis] for name in part.frontier))
-            needed = 2 * (plain_receptive_field(part, axis) + stride)
+            needed = 2 * (_field_of_cut(part, axis) + stride)
             sizes.append(min(extent, max(-(-extent // _DEFAULT_DIVISOR), needed)))
         return tuple(sizes)
     given = tile_size if isinstance(tile_size, tuple) else (tile_size,) * len(extents)

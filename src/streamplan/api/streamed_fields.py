@@ -25,7 +25,7 @@ from streamplan.analysis.locality import classify_locality, freeze_batch_norms, 
 from streamplan.analysis.probe import CheckedReads, check_fields
 from streamplan.analysis.reads import CountedReads, EdgeReads, PulledReads
 from streamplan.analysis.regions import EdgeKey, StreamedEdge, StreamedPart, streamed_part
-from streamplan.analysis.unbounded import effective_strides, unbounded_reads
+from streamplan.analysis.unbounded import effective_strides, middle_reads
 from streamplan.geometry import IDENTITY
 from streamplan.ir import Graph, references
 from streamplan.options import Options
@@ -109,13 +109,10 @@ class StreamedFields:
         coarsest = min(part.extents[name][axis] for name in part.frontier)
         fields = self._probed(problem) if method == "probe" else self._analytic(problem)
         if method == "both":
-            wanted = {name: problem.middle(name) for name in part.order}
-            strides = effective_strides(part, axis, source)
-            expected = unbounded_reads(part, axis, source, wanted)
+            strides, expected = effective_strides(part, axis, source), middle_reads(part, axis, source)
             for name, measured in image_reads(problem).items():
-                check_fields(
-                    self.graph[name], axis, expected[name].of(wanted[name]), strides[name], measured.of(wanted[name])
-                )
+                found = measured.of(problem.middle(name))
+                check_fields(self.graph[name], axis, expected[name], strides[name], found)
         overlaps = tile_overlaps(problem, place_tiles(problem.extent(source), coarsest, tile_size))
         literal = literal_overlaps(part, self.rules, self.contexts, axis, tile_size)
         fields = {source: AxisField(1, Fraction(1), 0, 0, None, None), **fields}
@@ -133,14 +130,12 @@ class StreamedFields:
         return found
 
     def _analytic(self, problem: AxisProblem) -> dict[str, AxisField]:
-        wanted = {name: problem.middle(name) for name in self.part.order}
         strides = effective_strides(self.part, problem.axis, problem.source)
         fields = {}
-        for name, reads in unbounded_reads(self.part, problem.axis, problem.source, wanted).items():
-            if name in wanted:
-                stride = strides[name].samples
-                field, before, after = describe_reads(reads.of(wanted[name]), stride)
-                fields[name] = AxisField(field, stride, before, after, None, None)
+        for name, reads in middle_reads(self.part, problem.axis, problem.source).items():
+            stride = strides[name].samples
+            field, before, after = describe_reads(reads, stride)
+            fields[name] = AxisField(field, stride, before, after, None, None)
         return fields
 
     def _probed(self, problem: AxisProblem) -> dict[str, AxisField]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from streamplan.analysis.cuts import Cut
 from streamplan.analysis.locality import LocalityFacts
-from streamplan.analysis.regions import StreamedPart, receptive_fields, streamed_part
+from streamplan.analysis.regions import StreamedPart, streamed_part
+from streamplan.analysis.unbounded import receptive_fields
 from streamplan.ir import Graph
 from streamplan.planning.costs import streamed_totals
 from streamplan.planning.plan import CutCandidate
@@ -24,8 +25,7 @@ def describe_cuts(graph: Graph, facts: LocalityFacts, cuts: tuple[Cut, ...], cho
     known: Mapping[tuple[str, ...], Cut] = {cut.frontier: cut for cut in cuts}
     streamed: frozenset[str] = frozenset().union(*(cut.streamed for cut in known.values()))
     part = streamed_part(graph, facts, streamed, chosen.frontier)
-    names = {name for frontier in known for name in frontier}
-    fields = [receptive_fields(part, axis, names) for axis in range(part.num_axes)]
+    fields = [receptive_fields(part, axis) for axis in range(part.num_axes)]
     return tuple(_candidate(graph, cut, part, fields) for cut in known.values())
 
 
