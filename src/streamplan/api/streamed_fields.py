@@ -111,8 +111,8 @@ class StreamedFields:
         if method == "both":
             strides, expected = effective_strides(part, axis, source), middle_reads(part, axis, source)
             for name, measured in image_reads(problem).items():
-                found = measured.of(problem.middle(name))
-                check_fields(self.graph[name], axis, expected[name], strides[name], found)
+                at_middle = measured.of(problem.middle(name))
+                check_fields(self.graph[name], axis, expected[name], strides[name], at_middle)
         overlaps = tile_overlaps(problem, place_tiles(problem.extent(source), coarsest, tile_size))
         literal = literal_overlaps(part, self.rules, self.contexts, axis, tile_size)
         fields = {source: AxisField(1, Fraction(1), 0, 0, None, None), **fields}
