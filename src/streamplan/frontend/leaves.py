@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from operator import is_
-from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -23,7 +22,8 @@ from streamplan.errors import TracingError
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LAYER_MODULES = ("torch.nn.modules.", "torch.nn.utils.", "torch.ao.nn.")
-_TORCH = str(Path(torch.__file__).resolve().parent)
+_TORCH = torch.__path__[0]
+"""Folder of torch as its code objects name it, which may be a link."""
 _NAMESPACES = (vars(torch), vars(nn.functional))
 """Where the code of torch's layers finds the functions that it calls."""
 
