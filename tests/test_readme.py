@@ -15,10 +15,9 @@ def blocks(language: str) -> list[str]:
 
 
 def without_numbers_that_vary(text: str) -> str:
-    """Rounding errors depend on the machine, line numbers on MONAI's version."""
+    """Rounding errors depend on the machine."""
     text = re.sub(r"\d\.\de[+-]\d\d", "<error>", text)
-    text = re.sub(r"(<error>  )\S.*", r"\1<tensor>", text)
-    return re.sub(r"\.py:\d+:", ".py:", text).strip()
+    return re.sub(r"(<error>  )\S.*", r"\1<tensor>", text).strip()
 
 
 def test_example_prints_what_the_readme_shows() -> None:
@@ -29,4 +28,4 @@ def test_example_prints_what_the_readme_shows() -> None:
         exec(compile(code, str(README), "exec"), namespace)
     shown = "\n".join(block.strip() for block in blocks("text"))
     assert without_numbers_that_vary(printed.getvalue()) == without_numbers_that_vary(shown)
-    assert namespace["model"].conv1.weight.grad is not None
+    assert namespace["model"][0].weight.grad is not None
