@@ -12,6 +12,7 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -507,3 +508,28 @@ def test_packages_that_a_function_closes_over_are_not_looked_into() -> None:
             return self.function(x)
 
     assert error_of_calls(Net, "full") < 1e-12
+
+
+def written_in(path: Path, text: str) -> dict[str, Any]:
+    """What a text defines that a file holds, or seems to hold."""
+    names: dict[str, Any] = {"torch": torch, "nn": nn}
+    exec(compile(text, str(path), "exec"), names)
+    return names
+
+
+def test_code_of_packages_with_names_like_torch_is_not_torchs() -> None:
+    beside = Path(torch.__path__[0] + "vision") / "ops.py"
+    names = written_in(beside, "def forward(self, x):\n    return x * 2\n")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
+    model[1].forward = names["forward"].__get__(model[1])
+    streamed = streamplan.compile(model, SIZE, 16)
+    x = image()
+    torch.testing.assert_close(streamed(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_the_place_where_forward_seeds_is_told_in_any_folder(tmp_path: Path) -> None:
+    text = "class Seeds(nn.Conv2d):\n    def forward(self, x):\n        torch.manual_seed(1)\n        return x\n"
+    path = tmp_path / "my-torch-project" / "nets.py"
+    with pytest.raises(TracingError, match=r"forward seeds") as caught:
+        streamplan.compile(written_in(path, text)["Seeds"](3, 3, 1), SIZE, 16)
+    assert caught.value.where == f"{path}:3"

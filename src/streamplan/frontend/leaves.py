@@ -7,10 +7,11 @@ of a module, because only a call of the whole runs the compiled program.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from operator import is_
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from streamplan.errors import TracingError
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LAYER_MODULES = ("torch.nn.modules.", "torch.nn.utils.", "torch.ao.nn.")
-_TORCH = torch.__path__[0]
+_TORCH = os.path.join(torch.__path__[0], "")  # noqa: PTH118 - a path of pathlib's has no separator at its end
 """Folder of torch as its code objects name it, which may be a link."""
 _NAMESPACES = (vars(torch), vars(nn.functional))
 """Where the code of torch's layers finds the functions that it calls."""
@@ -61,8 +62,13 @@ def is_compiled(module: nn.Module) -> bool:
 def is_of_torch(function: Any) -> bool:
     """Whether a function is torch's own: written in C, or in a file of torch's."""
     if isinstance(function, FunctionType):
-        return function.__code__.co_filename.startswith(_TORCH)
+        return is_code_of_torch(function.__code__)
     return isinstance(function, BuiltinFunctionType)
+
+
+def is_code_of_torch(code: CodeType) -> bool:
+    """Whether code is from a file of torch's."""
+    return code.co_filename.startswith(_TORCH)
 
 
 @cache

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from streamplan.errors import TracingError
+from streamplan.frontend.leaves import is_code_of_torch
 from streamplan.frontend.outside import OutsideState
 from streamplan.frontend.type_tests import type_test_error
 
@@ -119,7 +120,7 @@ def _paused(profiler: Any) -> Iterator[None]:
 
 
 def _seeding(frame: FrameType) -> TracingError:
-    while frame.f_back is not None and "torch" in frame.f_code.co_filename:
+    while frame.f_back is not None and is_code_of_torch(frame.f_code):
         frame = frame.f_back
     return seeded_error(f"{frame.f_code.co_filename}:{frame.f_lineno}")
 
