@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import streamplan
 from streamplan import Plan
 from streamplan.errors import NothingToStreamError, PlanMismatchError
+from streamplan.plot.depth import strides_of
 from tests.draws import num_examples
 from tests.nets.resnet import resnet18
 from tests.nets.unet import unet
@@ -37,6 +38,31 @@ def test_a_plan_survives_json(recipe: Recipe, extra: int) -> None:
     assert again.to_json() == plan.to_json()
     assert str(again) == str(plan)
     assert hash(again.boundaries) == hash(plan.boundaries)  # tuples all the way down, not lists
+
+
+class OtherRanks(torch.nn.Module):
+    """Some of its maps have more axes than the image, and some fewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.Conv2d(4, 2, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)
+        return self.last(x)[:, 0]
+
+
+def test_cuts_of_other_ranks() -> None:
+    model, size = OtherRanks().double(), (1, 3, 32, 40)
+    plan = streamplan.plan(model, size, 16, dtype=torch.float64)
+    assert {len(shape) for cut in plan.cuts for shape in cut.shapes} == {3, 4, 5}
+    assert {cut.extents for cut in plan.cuts} == {(16, 20)}
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert str(again) == str(plan)
+    for cut in plan.cuts:
+        assert strides_of(plan, cut) == (2, 2)
+        assert streamplan.verify(model, size, 16, cut=cut.values[-1]).passed
 
 
 def test_equal_inputs_give_equal_plans() -> None:

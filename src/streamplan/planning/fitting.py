@@ -28,7 +28,8 @@ def check_fit(plan: Plan) -> None:
     for index, cut in enumerate(plan.cuts):
         place = f"cuts[{index}]"
         _ask(bool(cut.values) and len(cut.values) == len(cut.shapes), place, "it has not as many shapes as values")
-        _ask(all(len(shape) == rank for shape in cut.shapes), f"{place}.shapes", f"not all have {rank} numbers")
+        are_maps = all(len(shape) >= rank - 2 for shape in cut.shapes)  # channels may be split, or one of them taken
+        _ask(are_maps, f"{place}.shapes", f"not all have {rank - 2} axes")
         per_axis |= {f"{place}.{name}": getattr(cut, name) for name in ("receptive_field", "halo")}
     for name, given in per_axis.items():
         _ask(len(given) == rank - 2, name, f"it has {len(given)} entries for {rank - 2} axes")

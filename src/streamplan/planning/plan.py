@@ -58,6 +58,11 @@ class CutCandidate:
     streamed_activation_bytes: int
     """Bytes of activations before the cut, in the plain net."""
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Positions of the last cut value along each image axis; its channels may be split, or one of them taken."""
+        return self.shapes[-1][-len(self.halo) :]
+
 
 @dataclass(frozen=True)
 class Barrier:

@@ -281,8 +281,8 @@ def cut_caption(plan: Plan, num_shown: int) -> str:
 
 def telling_cuts(plan: Plan) -> list[CutCandidate]:
     """The last candidate of every map extent, and the chosen one; the latest ones if those are too many."""
-    last = {candidate.shapes[-1][2:]: candidate for candidate in plan.cuts}
-    telling = [c for c in plan.cuts if c.values == plan.cut or last[c.shapes[-1][2:]] is c]
+    last = {candidate.extents: candidate for candidate in plan.cuts}
+    telling = [c for c in plan.cuts if c.values == plan.cut or last[c.extents] is c]
     return telling[-_MAX_ROWS:] if plan.chosen in telling[-_MAX_ROWS:] else [plan.chosen, *telling[1 - _MAX_ROWS :]]
 
 

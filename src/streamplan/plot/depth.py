@@ -82,8 +82,8 @@ def draw_depth(model: nn.Module, input_size: Any, **options: Any) -> Figure:
 
 def strides_of(plan: Plan, candidate: CutCandidate) -> tuple[int, ...]:
     """Samples of the image per position of a cut, along each axis."""
-    image, extents = plan.input_size[2:], candidate.shapes[-1][2:]
-    return tuple(max(1, round(whole / part)) for whole, part in zip(image, extents, strict=True))
+    image = plan.input_size[2:]
+    return tuple(max(1, round(whole / part)) for whole, part in zip(image, candidate.extents, strict=True))
 
 
 def _draw_fields(axes: Axes, plan: Plan) -> None:
