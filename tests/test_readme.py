@@ -20,6 +20,7 @@ def without_numbers_that_vary(text: str) -> str:
     return re.sub(r"(<error>  )\S.*", r"\1<tensor>", text).strip()
 
 
+@pytest.mark.more  # the test of the wheel runs it too
 def test_example_prints_what_the_readme_shows() -> None:
     (code,) = blocks("python")
     namespace: dict[str, object] = {}

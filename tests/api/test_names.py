@@ -162,7 +162,7 @@ def test_parameters_and_buffers_of_any_name(name: str) -> None:
         assert_transparent(model, streamed, x)
 
 
-@pytest.mark.parametrize("name", OWN + ODD, ids=ascii)
+@pytest.mark.parametrize("name", [*OWN, *(pytest.param(name, marks=pytest.mark.more) for name in ODD)], ids=ascii)
 def test_modules_of_any_name(name: str) -> None:
     if not takes(lambda: WithModules(name)):
         pytest.skip("torch does not take it")

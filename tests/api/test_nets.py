@@ -72,6 +72,7 @@ WHOLE_IMAGE_ONLY = [
 _MORE = """
     resnet18_layer2 resnet50 resnet50_layer2 densenet121_transition2 inception_v3_6b googlenet mobilenet_v2 vgg16_bn
     unet_half_pixel unet_nearest unet3d inception_v3 densenet121 googlenet_3b
+    inception_v3_6a
 """.split()
 """Nets of a kind of which the default run has another, or another cut."""
 

@@ -360,7 +360,7 @@ SIZES = [(1, 3, 29, 23), (1, 3, 30, 30), (1, 3, 40, 50), (2, 3, 23, 23), (1, 3, 
 
 
 @pytest.mark.parametrize("between", READERS, ids=[f.__name__ for f in READERS])
-@pytest.mark.parametrize("order", [1, -1], ids=["from small", "from large"])
+@pytest.mark.parametrize("order", [1, pytest.param(-1, marks=pytest.mark.more)], ids=["from small", "from large"])
 def test_a_net_that_depends_on_its_size_is_right_or_refused(
     between: Callable[[Any, Tensor], Tensor], order: int
 ) -> None:

@@ -77,7 +77,7 @@ EARLIER = {"ResNet": "layer1", "DenseNet": "features.denseblock1", "BasicUNet": 
 """Where nets are cut whose receptive field is larger than the image, if halos are computed again."""
 
 
-@pytest.mark.parametrize("halo", HALOS)
+@pytest.mark.parametrize("halo", ["reuse", pytest.param("recompute", marks=pytest.mark.more)])
 @pytest.mark.parametrize("name", NETS)
 def test_statistics_of_whole_activations(name: str, halo: HaloPolicy) -> None:
     make, sizes, tile_size = NETS[name]

@@ -336,8 +336,8 @@ ASCII = [
     [
         (f"plan nets:Net {LINE}", 0),
         pytest.param(f"plan nets:Net {LINE} --json", 0, marks=pytest.mark.more),
-        (f"verify nets:Net {LINE}", 0),
-        (f"receptive-field nets:Net {LINE}", 0),
+        pytest.param(f"verify nets:Net {LINE}", 0, marks=pytest.mark.more),
+        pytest.param(f"receptive-field nets:Net {LINE}", 0, marks=pytest.mark.more),
         (f"plot nets:Net {LINE} --what tiles --output größe", 0),
         (f"plan nets:Net {LINE} --cut größer", 2),
         ("plan größe", 2),

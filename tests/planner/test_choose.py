@@ -215,13 +215,12 @@ def test_equal_inputs_give_equal_plans_that_survive_json_and_run() -> None:
 
 
 def test_other_sizes_of_a_compiled_net_are_planned_within_the_same_budget() -> None:
-    model = resnet18(8, 5).eval()
-    streamed = streamplan.compile(model, (1, 3, 256, 256), memory_budget="16MiB")
-    larger = streamed.plan_for((1, 3, 512, 512))
+    streamed = streamplan.compile(plain_net(), (1, 3, 128, 128), memory_budget="4MiB")
+    larger = streamed.plan_for((1, 3, 256, 256))
     assert larger.forecast is not None
-    assert larger.forecast.memory.peak_bytes <= 16 * MIB
+    assert larger.forecast.memory.peak_bytes <= 4 * MIB
     with pytest.raises(InfeasibleBudgetError):
-        streamed(torch.rand(1, 3, 4096, 4096))
+        streamed(torch.rand(1, 3, 2048, 2048))
 
 
 def test_state_of_the_optimiser_counts() -> None:

@@ -74,6 +74,14 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * _share(part, whole):.1f} %"
 
 
+_BATCH_NORM = {
+    "error": "refused in training mode",
+    "frozen": "computed with its stored statistics, in training mode too",
+    "resident": "left to the resident part in training mode",
+}
+"""What becomes of BatchNorm, by policy."""
+
+
 def headline(plan: Plan) -> str:
     """How much of the net is streamed."""
     costs = plan.costs
@@ -109,7 +117,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("", f"{format_bytes(costs.cut_bytes)} in the cut map,"),
         ("", f"{format_bytes(costs.activation_bytes - costs.streamed_activation_bytes)} in the resident part"),
         ("FLOPs", f"{format_flops(costs.flops)} in the plain net's forward pass"),
-        ("batch norm", plan.batch_norm),
+        ("batch norm", _BATCH_NORM[plan.batch_norm]),
         ("backward", _backward(plan)),
     ]
     return _on_one_line(rows)
