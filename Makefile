@@ -53,8 +53,8 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device; skipped where there is
 	$(PYTEST) -m gpu tests
 
 fuzz: $(STAMP)  ## 5,000 random nets with either halo policy, all of torch, all bad values; takes about 35 minutes on two cores
-	$(PYTEST) -n $(NUM_WORKERS) -m fuzz --hypothesis-profile=fuzz tests/test_fuzz.py tests/test_carried_halos.py tests/api/test_threads.py \
-		tests/api/test_silent_changes.py tests/api/test_bad_values.py tests/api/test_torch_walk.py
+	$(PYTEST) -n $(NUM_WORKERS) -m fuzz --hypothesis-profile=fuzz tests/test_fuzz.py tests/test_carried_halos.py tests/module/test_threads.py \
+		tests/module/test_silent_changes.py tests/module/test_bad_values.py tests/module/test_torch_walk.py
 
 zoo-install: $(ZOO)/.installed  ## install the public nets that tests stream into $(VENV)/zoo, if pip can
 

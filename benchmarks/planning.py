@@ -25,7 +25,7 @@ from benchmarks.machine import machine_facts
 from benchmarks.processes import ROOT
 from benchmarks.results import RESULTS, SCRATCH
 from benchmarks.summary import summarize
-from streamplan.api.requests import resolve_arguments
+from streamplan.module.requests import resolve_arguments
 from tests.nets.densenet import densenet201
 from tests.nets.resnet import resnet18, resnet50, resnet152
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from streamplan.api.compile import resolve_question
+from streamplan.module.compile import resolve_question
 from streamplan.planning import Plan, prepare_plan
 
 

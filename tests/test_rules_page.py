@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import streamplan
-from streamplan.frontend.registered import TARGETS
+from streamplan.trace.registered import TARGETS
 from tests.pages import check_page, run_page
 from tests.runtime.comparison import assert_streams_like_plain
 

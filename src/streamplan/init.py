@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from streamplan.api.initialisation import lsuv_
+from streamplan.features.initialisation import lsuv_
 
 __all__ = ["lsuv_"]

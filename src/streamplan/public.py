@@ -5,27 +5,25 @@ command line tells its version and of mistakes without it.
 """
 
 from streamplan import init, testing
-from streamplan.api import (
+from streamplan.errors import StreamPlanError
+from streamplan.features import (
     ParetoPoint,
-    StreamedModule,
     TensorError,
     VerificationReport,
     activation_statistics,
-    compile,
     input_gradient,
     pareto_front,
-    plan,
     receptive_field,
     register_rule,
     unregister_rule,
     verify,
 )
-from streamplan.errors import StreamPlanError
+from streamplan.features.initialisation_report import InitialisationReport, LayerInitialisation
+from streamplan.features.receptive_field_report import ReceptiveFieldReport
+from streamplan.features.statistics_report import ActivationStatistics, ChannelStatistics
 from streamplan.images import Source, open_slide
+from streamplan.module import StreamedModule, compile, plan
 from streamplan.planning import Plan
-from streamplan.report.initialisation import InitialisationReport, LayerInitialisation
-from streamplan.report.receptive_field import ReceptiveFieldReport
-from streamplan.report.statistics import ActivationStatistics, ChannelStatistics
 from streamplan.rules import LocalRule
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from streamplan.api.batches import check_streamed
-from streamplan.api.module import StreamedModule
 from streamplan.checks import check_instance
+from streamplan.features.batches import check_streamed
+from streamplan.module.streamed_module import StreamedModule
 
 __all__ = ["reference"]
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 import streamplan
-from streamplan.api import verify
-from streamplan.api.verify import TensorError, VerificationReport
 from streamplan.cli import commands, main
 from streamplan.errors import VerificationError
+from streamplan.features import verify
+from streamplan.features.verify import TensorError, VerificationReport
 from tests.cli.factories import Small, TwoImages
 from tests.cli.running import RunLine
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import streamplan
-from tests.api.whole_activations import whole_activations
+from tests.features.whole_activations import whole_activations
 from tests.gpu.common import DEVICE, NETS, SIZE, draw
 from tests.gpu.test_equality import tiling
 

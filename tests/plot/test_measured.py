@@ -8,8 +8,8 @@ from torch import nn
 
 import streamplan
 from streamplan.plot import MeasuredMemory, MeasuredPhase, NotDrawableError, measure_memory
+from tests.costs.measuring import measured_peaks
 from tests.plot.plans import classifier
-from tests.projection.measuring import measured_peaks
 
 SIZE = (1, 3, 160, 128)
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamplan.features.operations import operation_page
 from streamplan.planning import trace_and_lower
 from streamplan.planning.arguments import CallArguments
-from streamplan.report.operations import operation_page
 from streamplan.rules import REASONS, registered_ops
 from tests.golden import GoldenMode
 from tests.rules.spellings import Net

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import streamplan
 from streamplan import Source, errors
-from streamplan.api.verify import _tensor_error
-from tests.api.compare import assert_same_step
+from streamplan.features.verify import _tensor_error
+from tests.module.compare import assert_same_step
 
 SIZE = (1, 3, 24, 20)
 Z = torch.complex128

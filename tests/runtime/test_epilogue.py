@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import streamplan
-from streamplan.lowering import pipeline
-from streamplan.lowering.fusing import fuse_relus
+from streamplan.planning.passes import pipeline
+from streamplan.planning.passes.fusing import fuse_relus
 from streamplan.runtime.epilogue import channel_sum, rectified_gradient, rectify_into
 from tests.nets.densenet import DenseNet
 from tests.nets.randomize import randomize_

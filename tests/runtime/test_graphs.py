@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import streamplan
-from streamplan.api import executable
-from streamplan.runtime import graphs
-from streamplan.runtime.graphs import GraphCache
-from streamplan.runtime.recorders import Slots, Work, settings_of
+from streamplan.module import executable
+from streamplan.runtime.cuda import graphs
+from streamplan.runtime.cuda.graphs import GraphCache
+from streamplan.runtime.cuda.recorders import Slots, Work, settings_of
 from tests.nets.densenet import DenseNet
 from tests.nets.randomize import randomize_
 from tests.nets.resnet import resnet18

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import streamplan
-from streamplan.projection.allocations import changes
+from streamplan.costs.allocations import changes
 from tests.nets.randomize import randomize_
 
 

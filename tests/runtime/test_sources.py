@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import streamplan
 from streamplan import Source
 from streamplan.errors import InputMismatchError, SourceError
-from tests.api.small_nets import WithImageInHead
+from tests.module.small_nets import WithImageInHead
 from tests.nets.randomize import randomize_
 from tests.nets.unet import unet_bilinear
 from tests.runtime.comparison import assert_near

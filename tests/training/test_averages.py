@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import streamplan
-from tests.api.small_nets import Classifier
+from tests.module.small_nets import Classifier
 from tests.nets.randomize import randomize_
 
 SIZE = (2, 3, 29, 23)

@@ -117,7 +117,7 @@ def test_beside_the_bar_of_a_lightning_trainer(kind: str) -> None:
 def test_standard_output_is_left_alone() -> None:
     """What is printed while the bar is there goes where it would go without."""
     script = TRAIN + (
-        "from streamplan.report import ProgressBar\n"
+        "from streamplan.module.progress_bar import ProgressBar\n"
         "bar = ProgressBar()\n"
         "bar('forward', 1, 3)\n"
         "print('a result')\n"
@@ -165,7 +165,7 @@ except OSError as error:
     print(f"failed: {error}; a bar is alive: {is_a_bar_alive()}")
 """
 ONE_BAR = """
-from streamplan.report import ProgressBar
+from streamplan.module.progress_bar import ProgressBar
 from tests.training.test_progress import is_a_bar_alive
 bar = ProgressBar()
 bar("forward", 1, 3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import streamplan
-from tests.api.small_nets import Classifier
+from tests.module.small_nets import Classifier
 from tests.nets.randomize import randomize_
 
 SIZE = (2, 3, 29, 23)

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 import streamplan
 from streamplan.errors import HookError, ModelTypeError, NothingToStreamError
-from tests.api.compare import assert_same_step, run_step
+from tests.module.compare import assert_same_step, run_step
 from tests.nets.randomize import randomize_
 
 # The compiler reads the gradient of every argument, also with plain nets, and torch warns of that.

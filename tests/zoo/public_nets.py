@@ -21,7 +21,7 @@ from torch import nn
 
 import streamplan
 from benchmarks.torchvision_schemas import define_missing_schemas
-from tests.api.compare import assert_same_step
+from tests.module.compare import assert_same_step
 from tests.nets.randomize import randomize_
 
 FOLDER = Path(sys.prefix) / "zoo"

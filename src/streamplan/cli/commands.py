@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamplan.api import plan, receptive_field, verify
 from streamplan.cli.failures import ExitCode
 from streamplan.cli.models import load_model, users_code
 from streamplan.cli.output import Outcome, receptive_field_json, verification_json
+from streamplan.features import receptive_field, verify
+from streamplan.module import plan
 
 TILING_OPTIONS = ("tile_size", "cut", "halo", "batch_norm", "carries", "keep_tiles")
 """Options that choose tiles and cut."""

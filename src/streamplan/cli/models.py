@@ -21,7 +21,7 @@ from torch import nn
 
 from streamplan.cli.failures import UsageError
 from streamplan.cli.values import MODEL_FORMS, split_target
-from streamplan.frontend.locations import error_location
+from streamplan.trace.locations import error_location
 
 _MAX_NAMES = 8
 """Names of a module that are told where the one asked for is missing."""

@@ -12,10 +12,10 @@ from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 
-from streamplan.api import VerificationReport
 from streamplan.cli.failures import ExitCode
 from streamplan.cli.streams import tell, writing
-from streamplan.report.receptive_field import ReceptiveFieldReport
+from streamplan.features import VerificationReport
+from streamplan.features.receptive_field_report import ReceptiveFieldReport
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"streamplan {streamplan.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    command = _command(commands, "plan", "what would be streamed, and what a training step takes")
+    command = _command(commands, "plan", "what would be streamed, and memory and time of a training step")
     _add_tiling(command)
     _add_budget(command)
     _add_place(command)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamplan.api import plan
 from streamplan.cli.commands import PLAN_OPTIONS, build_model, given, input_size
 from streamplan.cli.failures import UsageError
 from streamplan.cli.output import Outcome
+from streamplan.module import plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from streamplan.codegen.names import quoted
 from streamplan.ir import AttributeRef, ValueRef
-from streamplan.lowering import FoldedNorm
+from streamplan.planning.passes import FoldedNorm
 
 
 def derive_source(folds: Sequence[FoldedNorm]) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from streamplan.codegen.program import Program
 from streamplan.errors import TracingError
-from streamplan.frontend.leaves import is_of_torch
+from streamplan.trace.leaves import is_of_torch
 
 _CALLED = re.compile(r"(?<![\w.])((?:torch|F)(?:\.[A-Za-z]\w*)+)\(")
 """Calls of functions of torch in the text of a program."""

@@ -28,7 +28,7 @@ from streamplan.codegen.names import Renamed, renamed_functions
 from streamplan.codegen.subgraph import FunctionSource, function_source, import_lines
 from streamplan.codegen.writer import GlobalNames, TileWriter, identifier
 from streamplan.ir import Graph, OpCall, escaped
-from streamplan.lowering import LoweredPart
+from streamplan.planning.passes import LoweredPart
 from streamplan.rules import ADDEND, Locality, rule_for
 
 _REMARK_COLUMN = 100

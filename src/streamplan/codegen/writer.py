@@ -16,7 +16,7 @@ from streamplan.analysis.regions import StreamedEdge
 from streamplan.codegen.names import is_identifier, quoted
 from streamplan.geometry import IDENTITY, AffineWindow, AveragingWindow
 from streamplan.ir import Argument, AttributeRef, OpCall, ValueRef
-from streamplan.lowering import LoweredPart, find_draw
+from streamplan.planning.passes import LoweredPart, find_draw
 
 _RESERVED = frozenset({"t", "w", "F", "torch", "self", "inf", "nan"})
 """Names the program uses itself."""

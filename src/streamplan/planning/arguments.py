@@ -13,11 +13,11 @@ import torch
 from streamplan.checks import shown
 from streamplan.dtypes import in_precision
 from streamplan.errors import InputMismatchError, InputSizeError, OptionError
-from streamplan.frontend.containers import leaves, mapped
-from streamplan.frontend.tokens import Tokens
 from streamplan.images import Source
 from streamplan.ir import TensorSpec
 from streamplan.planning.reading import UnreadableError, is_count
+from streamplan.trace.containers import leaves, mapped
+from streamplan.trace.state.tokens import Tokens
 
 _MAX_NUMEL = 2**63
 _CONSTANTS = (bool, int, float, str, type(None))

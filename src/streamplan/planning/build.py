@@ -20,7 +20,6 @@ from streamplan.analysis.regions import StreamedPart
 from streamplan.analysis.schedule import AxisSchedule, smallest_tile_size
 from streamplan.errors import PlanMismatchError
 from streamplan.ir import Graph
-from streamplan.lowering import LoweredPart, lower_part
 from streamplan.options import Options
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.barriers import check_batch_norms, check_streamable, find_barriers
@@ -28,6 +27,7 @@ from streamplan.planning.costs import count_costs
 from streamplan.planning.cut_candidates import describe_cuts
 from streamplan.planning.dividing import clusters_of, resolve_tile_size, schedule_axes
 from streamplan.planning.model import TracedModel, trace_and_lower
+from streamplan.planning.passes import LoweredPart, lower_part
 from streamplan.planning.plan import InputPlan, Plan
 from streamplan.planning.writes import check_writes
 

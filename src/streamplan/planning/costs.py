@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from streamplan.analysis.regions import StreamedPart
 from streamplan.analysis.schedule import AxisSchedule, coarsest_extent, schedule_axis
 from streamplan.ir import Graph
-from streamplan.lowering import LoweredPart
+from streamplan.planning.passes import LoweredPart
 from streamplan.planning.plan import Costs
 
 

@@ -25,8 +25,8 @@ from streamplan.analysis.schedule import (
 from streamplan.analysis.unbounded import effective_strides
 from streamplan.errors import PlanMismatchError, TileSizeError
 from streamplan.ir import Graph
-from streamplan.lowering import LoweredPart
 from streamplan.planning.arguments import is_integer
+from streamplan.planning.passes import LoweredPart
 from streamplan.planning.plan import Plan
 from streamplan.rules import ADDEND
 

@@ -1,4 +1,4 @@
-"""What a plan will take: plain data that `streamplan.planner` fills in."""
+"""What a plan will take: plain data that `streamplan.costs` fills in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CutForecast:
     time_ratio: float
     """Estimated time over that of the plain net."""
     refusal: str = ""
-    """Why the plan's tiles cannot be had at this cut; "" if they can."""
+    """Why the plan's tiles are not possible at this cut; "" if they are."""
 
 
 @dataclass(frozen=True)

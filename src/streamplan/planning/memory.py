@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamplan.analysis.schedule import AxisSchedule
-from streamplan.lowering import LoweredPart
 from streamplan.planning.costs import largest_share
+from streamplan.planning.passes import LoweredPart
 from streamplan.planning.plan import CutCandidate, Plan
 from streamplan.planning.text import format_bytes, format_extents
 

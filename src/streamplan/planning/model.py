@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamplan.frontend.facts import Trace
-from streamplan.frontend.lower import lower
-from streamplan.frontend.model_state import ModelState, model_state
-from streamplan.frontend.replay import replay_trace
-from streamplan.frontend.shadow import Shadow
-from streamplan.frontend.trace import guard_call, trace_model
 from streamplan.ir import Graph
 from streamplan.planning.arguments import CallArguments
 from streamplan.rules import rule_for, user_rule_identity
+from streamplan.trace.canonical.lower import lower
+from streamplan.trace.facts import Trace
+from streamplan.trace.guard.shadow import Shadow
+from streamplan.trace.model import guard_call, trace_model
+from streamplan.trace.replay.sizes import replay_trace
+from streamplan.trace.state.model_state import ModelState, model_state
 
 
 @dataclass(frozen=True, eq=False)

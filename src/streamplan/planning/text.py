@@ -169,7 +169,7 @@ def _memory_lines(plan: Plan, *, verbose: bool) -> list[str]:
     forecast = plan.forecast
     if forecast is None:
         why = f": {escaped(plan.forecast_failure)}" if plan.forecast_failure else ""
-        return ["", f"what a training step takes is not known{why}"]
+        return ["", f"memory and time of a training step are not known{why}"]
     lines = ["", "a training step", *map(_fact_line, memory_facts(plan))]
     phases = forecast.memory.phases if verbose else (forecast.memory.peak,)
     for phase in phases:

@@ -16,9 +16,9 @@ import networkx as nx
 from streamplan.analysis.cuts import Cut
 from streamplan.analysis.locality import LocalityFacts
 from streamplan.errors import TracingError
-from streamplan.frontend.facts import NodeFact, Trace
-from streamplan.frontend.locations import place
 from streamplan.ir import Graph, OpCall
+from streamplan.trace.facts import NodeFact, Trace
+from streamplan.trace.locations import place
 
 
 def check_writes(trace: Trace, graph: Graph, facts: LocalityFacts, cut: Cut) -> None:

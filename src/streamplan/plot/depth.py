@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 from torch import nn
 
-from streamplan import api
+from streamplan.module import plan as make_plan
 from streamplan.planning import Plan
 from streamplan.planning.plan import CutCandidate
 from streamplan.plot.figures import (
@@ -66,7 +66,7 @@ def draw_depth(model: nn.Module, input_size: Any, **options: Any) -> Figure:
         StreamPlanError: As for `plan`.
     """
     is_open = all(options.get(name) is None for name in ("tile_size", "memory_budget", "max_slowdown"))
-    plan = api.plan(model, input_size, **({**options, "tile_size": _ONE_TILE} if is_open else options))
+    plan = make_plan(model, input_size, **({**options, "tile_size": _ONE_TILE} if is_open else options))
     figure = new_figure(9, 6.6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
     _draw_fields(above, plan)

@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from torch import nn
 
-from streamplan import api
-from streamplan.api.front import ParetoPoint
+from streamplan.features.front import ParetoPoint, pareto_front
+from streamplan.module import plan as make_plan
 from streamplan.options import resolve_budget
 from streamplan.planning import Plan
 from streamplan.planning.text import format_bytes
@@ -67,7 +67,7 @@ def draw_pareto_front(model: nn.Module, input_size: Any = None, **options: Any) 
     Raises:
         StreamPlanError: As for `plan`.
     """
-    points = api.pareto_front(model, input_size, **options)
+    points = pareto_front(model, input_size, **options)
     plan = _plan_of(points[0], model, input_size, options)
     plain_bytes = forecast_of(plan).plain_memory.peak_bytes
     figure = new_figure(9, 5.6)
@@ -96,7 +96,7 @@ def _plan_of(point: ParetoPoint, model: nn.Module, input_size: Any, options: Map
     fixed = {name: value for name, value in options.items() if name not in {"memory_budget", "max_slowdown"}}
     chosen: dict[str, Any] = {"tile_size": point.tile_size, "cut": point.cut, "halo": point.halo}
     chosen |= {"keep_tiles": point.keep_tiles, "carries": point.carries}
-    return api.plan(model, input_size, **{**fixed, **chosen})
+    return make_plan(model, input_size, **{**fixed, **chosen})
 
 
 def _colour(place: int, count: int) -> str:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils import _pytree as pytree
 
-from streamplan.api.module import StreamedModule
+from streamplan.costs.allocations import Change, changes
+from streamplan.module.streamed_module import StreamedModule
 from streamplan.plot.refusals import NotDrawableError
-from streamplan.projection.allocations import Change, changes
 
 _FORWARD, _BACKWARD = "_StreamedSegment", "_StreamedSegmentBackward"
 """The profiler's names for the two passes over the tiles: those of the autograd function in `runtime.streaming`."""

@@ -1,7 +1,7 @@
 """Running a streamed segment: the tile handed to the program, the tile loop, and its autograd function."""
 
 from streamplan.runtime.building import build_segment
-from streamplan.runtime.graphs import GraphCache
+from streamplan.runtime.cuda.graphs import GraphCache
 from streamplan.runtime.moments import Moments, Pools
 from streamplan.runtime.observing import Observer, observe_segment
 from streamplan.runtime.progress import OnTile, Progress

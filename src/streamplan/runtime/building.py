@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streamplan.lowering import LoweredPart, find_narrowed
 from streamplan.planning import PreparedPlan
 from streamplan.planning.memory import TileMemory, live_tile_bytes
+from streamplan.planning.passes import LoweredPart, find_narrowed
 from streamplan.runtime.segment import Segment, TileFunction
 
 _WITHOUT_GRADIENT = frozenset({"detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge"})

@@ -77,6 +77,6 @@ def _kernels() -> ModuleType | None:
         import triton  # noqa: F401, PLC0415 - comes with torch for CUDA on Linux, and with nothing else
     except ImportError:
         return None
-    from streamplan.runtime import epilogue_kernels  # noqa: PLC0415
+    from streamplan.runtime.cuda import epilogue_kernels  # noqa: PLC0415
 
     return epilogue_kernels

@@ -24,7 +24,7 @@ from torch.autograd.function import FunctionCtx
 
 from streamplan.errors import DoubleBackwardError, StaleStateError
 from streamplan.images import Source
-from streamplan.runtime.graphs import GraphCache
+from streamplan.runtime.cuda.graphs import GraphCache
 from streamplan.runtime.passes import backward_pass, forward_pass
 from streamplan.runtime.progress import Progress
 from streamplan.runtime.runners import TileRunner

@@ -1,0 +1,1 @@
+"""A trace at other sizes, without the model's code: what torch gives for tensors without data, node by node."""
