@@ -46,7 +46,7 @@ def run_plan(line: Namespace) -> Outcome:
         return Outcome(made.to_json())
     if line.verbose:
         return Outcome(made.report(verbose=True))
-    return Outcome(str(made), made)
+    return Outcome(str(made))
 
 
 def run_receptive_field(line: Namespace) -> Outcome:

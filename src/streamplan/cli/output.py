@@ -1,4 +1,4 @@
-"""What a command has to say, and how it is written: as text, as a table of rich on a terminal, or as JSON."""
+"""What a command has to say, and how it is written: as text or as JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TextIO
-
-from rich.console import Console, RenderableType
 
 from streamplan.cli.failures import ExitCode
 from streamplan.cli.streams import tell, writing
@@ -24,8 +22,6 @@ class Outcome:
 
     text: str
     """What is written on standard output."""
-    table: RenderableType | None = None
-    """The same for terminals, if it differs."""
     note: str = ""
     """What is worth a second look; it goes to standard error."""
     code: ExitCode = ExitCode.DONE
@@ -38,10 +34,7 @@ class Outcome:
             OutputError: It cannot be written.
         """
         with writing(stream):
-            if self.table is not None and stream.isatty():
-                Console(file=stream).print(self.table)
-            else:
-                stream.write(f"{self.text}\n")
+            stream.write(f"{self.text}\n")
         if self.note:
             tell(f"note: {self.note}")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from streamplan.features.statistics_report import aligned, shortened, spread
+from streamplan.printed import Printed
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class LayerInitialisation:
 
 
 @dataclass(frozen=True, eq=False)
-class InitialisationReport:
+class InitialisationReport(Printed):
     """What was done to all layers, in the order of execution; `print` shows a table."""
 
     layers: tuple[LayerInitialisation, ...]

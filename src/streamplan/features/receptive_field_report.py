@@ -9,6 +9,7 @@ from typing import Literal
 
 from streamplan.analysis.fields import AxisField, Sides
 from streamplan.ir import escaped
+from streamplan.printed import Printed
 
 Method = Literal["analytic", "probe", "both"]
 """How the numbers were found: by interval arithmetic, by averaging kernels, or by both, compared at every step."""
@@ -51,7 +52,7 @@ class ValueField:
 
 
 @dataclass(frozen=True)
-class ReceptiveFieldReport:
+class ReceptiveFieldReport(Printed):
     """Receptive field, effective stride, halo and tile overlap of every streamed value; `print` shows a table."""
 
     model: str

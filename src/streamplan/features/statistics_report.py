@@ -9,6 +9,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from streamplan.ir import escaped
+from streamplan.printed import Printed
 
 _NAME_WIDTH = 32
 """Columns for the name of an activation."""
@@ -34,7 +35,7 @@ class ChannelStatistics:
 
 
 @dataclass(frozen=True, eq=False)
-class ActivationStatistics(Mapping[str, ChannelStatistics]):
+class ActivationStatistics(Mapping[str, ChannelStatistics], Printed):
     """Statistics of every streamed activation, in the order in which they are computed; `print` shows a table."""
 
     by_name: Mapping[str, ChannelStatistics] = field(repr=False)

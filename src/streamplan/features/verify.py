@@ -41,6 +41,7 @@ from streamplan.options import BatchNormPolicy, HaloPolicy, Options, resolve_pas
 from streamplan.planning import Plan, build_plan, trace_and_lower
 from streamplan.planning.arguments import CallArguments, as_integer, is_integer
 from streamplan.planning.model import default_device, default_dtype
+from streamplan.printed import Printed
 from streamplan.trace.containers import leaves, mapped
 from streamplan.trace.state.python_state import PythonState
 
@@ -64,7 +65,7 @@ class TensorError:
 
 
 @dataclass(frozen=True)
-class VerificationReport:
+class VerificationReport(Printed):
     """The outcome of `verify`."""
 
     errors: tuple[TensorError, ...]

@@ -7,16 +7,14 @@ import json
 import math
 from dataclasses import dataclass
 
-from rich.console import RenderableType
-
 from streamplan.errors import PlanMismatchError
 from streamplan.options import BatchNormPolicy, CarryPlacement, HaloPolicy, ImagePlacement, Optimizer, Options
 from streamplan.planning.arguments import CallArguments
 from streamplan.planning.fitting import check_fit
 from streamplan.planning.forecast import Forecast
 from streamplan.planning.reading import UnreadableError, read
-from streamplan.planning.rendering import plan_renderable
 from streamplan.planning.text import plan_text
+from streamplan.printed import Printed
 
 FORMAT_VERSION = 4
 """Version of the JSON form."""
@@ -102,7 +100,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Printed):
     """What will be streamed, and how."""
 
     model: str
@@ -195,9 +193,6 @@ class Plan:
 
     def __str__(self) -> str:
         return self.report()
-
-    def __rich__(self) -> RenderableType:
-        return plan_renderable(self)
 
     def report(self, *, verbose: bool = False) -> str:
         """The plan as text, at most 100 columns unless it is verbose.
