@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## run the quickstart example
 	$(VENV)/bin/python examples/quickstart.py
 
-test: zoo-install lint docs doctest  ## every kind of check with small draws, some 10 minutes on two cores
+test: zoo-install lint docs doctest  ## every kind of check with small draws, some 12 minutes on two cores
 	$(PYTEST) -n $(NUM_WORKERS) -m "not gpu and not zoo and not fuzz and not more"
 
 test-all: zoo-install lint docs doctest fuzz  ## every check with the stated counts, the fuzz and the zoo included

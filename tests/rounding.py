@@ -21,7 +21,7 @@ _FEWEST_WITHIN = 6
 
 If the median of a ratio is at most `MOST`, a draw is within with a probability of one half or more, whatever the
 distribution, so that fewer than 6 of 40 independent draws are with one of at most
-(1 + 40 + 780 + 9,880 + 91,390 + 658,008) / 2^40 = 7e-7. With kernels for AVX2 and AVX-512, medians were 0.95 to 1.02
+(1 + 40 + 780 + 9,880 + 91,390 + 658,008) / 2^40 = 7e-7. With kernels for AVX2 and AVX-512, means were 0.95 to 1.02
 and standard deviations of logarithms at most 0.16, with which it is below 1e-10."""
 
 
