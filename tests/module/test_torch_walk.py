@@ -128,13 +128,14 @@ def are_alike(one: Any, other: Any) -> bool:
     if not isinstance(one, Tensor) or one.is_meta or one.layout is not torch.strided:
         return type(one) is type(other)
     return one.shape == other.shape and torch.allclose(
-        one.detach().to(torch.complex128), other.detach().to(torch.complex128), rtol=1e-3, atol=1e-4, equal_nan=True
+        one.detach().to(torch.complex128), other.detach().to(torch.complex128), rtol=1e-6, atol=1e-9, equal_nan=True
     )
 
 
 def check(net: nn.Module) -> None:
     """Compare the streamed net with the plain net."""
-    x = torch.rand(SIZE)
+    net.double()  # remainders of small numbers, among others, make much of rounding
+    x = torch.rand(SIZE, dtype=torch.float64)
     expected, again = (outcome(lambda: net(x.clone()), seed) for seed in (0, 1))
     try:
         actual = outcome(lambda: streamplan.compile(net, SIZE, 6)(x.clone()), 0)
